@@ -1,0 +1,262 @@
+//! The CPU body of the trace: the definition of the op.
+//!
+//! Rays are cut into tiles of [`TILE`], and the tiles are dealt to [`LANES`] lanes, whatever the number of threads.
+//! A lane adds the gradients of its tiles in order into rows of its own, and the lanes are summed in order: no
+//! atomics, and the same bits on any number of threads. Memory beyond inputs and outputs: [`LANES`] rows a cell,
+//! and the segments of [`GROUP`] rays a lane, whatever the number of rays.
+
+use super::grad::{GradientRows, HEAD, RayGradient, backward_ray};
+use super::walk::{GROUP, Rays, Scene, Walker, walk_group};
+use super::{Real, TraceSettings};
+use rayon::prelude::*;
+
+/// Rays in a tile: a few groups, so that dealing tiles to lanes balances the load.
+const TILE: usize = 16 * GROUP;
+
+/// Gradient accumulators, and so the most threads that a backward pass can use. Each costs a row per cell to be
+/// cleared and summed; a constant, since it decides the order of the sums.
+const LANES: usize = 4;
+
+/// What the rays saw.
+#[derive(Debug)]
+pub(crate) struct Outputs<T> {
+    /// `[R, 4 + Q]`: rgb, opacity, depth of each quantile.
+    pub packed: Vec<T>,
+    /// `[R]`.
+    pub num_cells: Vec<u32>,
+    /// `[P]`: sum and maximum over the rays of the weight of each cell.
+    pub weights: Vec<[T; 2]>,
+}
+
+/// Gradients of the loss with respect to the parameters; a row for each real cell.
+#[derive(Debug)]
+pub(crate) struct Gradients<T> {
+    /// `[P, 3]`.
+    pub points: Vec<T>,
+    /// `[P]`.
+    pub density: Vec<T>,
+    /// `[P, K, 3]`.
+    pub sh: Vec<T>,
+}
+
+/// Defines a function twice, for the baseline and for AVX2, and a front that takes the best for this CPU. Rust never
+/// contracts a product and a sum into one rounding, so both compute the same bits.
+macro_rules! multiversion {
+    (
+        $(#[$doc:meta])*
+        fn $name:ident[$($generics:tt)*][$($given:tt)*]($($arg:ident: $ty:ty,)*) $body:block
+    ) => {
+        $(#[$doc])*
+        fn $name<$($generics)*>($($arg: $ty,)*) {
+            #[inline(always)]
+            fn portable<$($generics)*>($($arg: $ty,)*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn with_avx2<$($generics)*>($($arg: $ty,)*) {
+                    portable::<$($given)*>($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the CPU has just been found to support AVX2.
+                    return unsafe { with_avx2::<$($given)*>($($arg),*) };
+                }
+            }
+            portable::<$($given)*>($($arg),*)
+        }
+    };
+}
+
+struct Tile<'a, T> {
+    first: usize,
+    packed: &'a mut [T],
+    num_cells: &'a mut [u32],
+}
+
+/// Deals tiles to lanes: tile `i` goes to lane `i % LANES`, since neighbouring tiles cost about the same.
+fn deal<'a, T>(packed: &'a mut [T], num_cells: &'a mut [u32], width: usize) -> Vec<Vec<Tile<'a, T>>> {
+    let mut lanes: Vec<Vec<_>> = (0..LANES).map(|_| Vec::new()).collect();
+    for (i, (packed, num_cells)) in packed.chunks_mut(TILE * width).zip(num_cells.chunks_mut(TILE)).enumerate() {
+        lanes[i % LANES].push(Tile { first: i * TILE, packed, num_cells });
+    }
+    lanes
+}
+
+/// Traces the rays. Without `with_weights` the weights stay empty, and nothing is kept per cell.
+pub(crate) fn forward<T: Real>(
+    scene: &Scene<'_, T>,
+    rays: &Rays<'_, T>,
+    settings: &TraceSettings,
+    with_weights: bool,
+) -> Outputs<T> {
+    let width = HEAD + rays.num_quantiles;
+    let mut packed = vec![T::zero(); rays.len() * width];
+    let mut num_cells = vec![0; rays.len()];
+    if with_weights {
+        let lanes: Vec<Vec<[T; 2]>> = deal(&mut packed, &mut num_cells, width)
+            .into_par_iter()
+            .map(|tiles| {
+                let mut weights = vec![[T::zero(); 2]; scene.faces.sites.len()];
+                let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
+                for tile in tiles {
+                    forward_tile::<T, true>(scene, rays, settings, &mut walkers, tile, &mut weights);
+                }
+                weights
+            })
+            .collect();
+        let mut weights = vec![[T::zero(); 2]; scene.faces.sites.len()];
+        for lane in &lanes {
+            for (total, &weight) in weights.iter_mut().zip(lane) {
+                merge_weights(total, weight);
+            }
+        }
+        return Outputs { packed, num_cells, weights };
+    }
+    packed.par_chunks_mut(TILE * width).zip(num_cells.par_chunks_mut(TILE)).enumerate().for_each_init(
+        || vec![Walker::new(rays.num_quantiles); GROUP],
+        |walkers, (i, (packed, num_cells))| {
+            let tile = Tile { first: i * TILE, packed, num_cells };
+            forward_tile::<T, false>(scene, rays, settings, walkers, tile, &mut []);
+        },
+    );
+    Outputs { packed, num_cells, weights: Vec::new() }
+}
+
+multiversion! {
+    /// Walks a tile; with `WEIGHTS` it adds the weights of its cells to `weights`.
+    fn forward_tile[T: Real, const WEIGHTS: bool][T, WEIGHTS](
+        scene: &Scene<'_, T>,
+        rays: &Rays<'_, T>,
+        settings: &TraceSettings,
+        walkers: &mut [Walker<T>],
+        tile: Tile<'_, T>,
+        weights: &mut [[T; 2]],
+    ) {
+        let width = HEAD + rays.num_quantiles;
+        for (group, (packed, num_cells)) in
+            tile.packed.chunks_mut(GROUP * width).zip(tile.num_cells.chunks_mut(GROUP)).enumerate()
+        {
+            let walkers = &mut walkers[..num_cells.len()];
+            walk_group::<T, WEIGHTS>(scene, rays, settings, tile.first + group * GROUP, walkers);
+            write_outputs(walkers, packed, num_cells, width);
+            if WEIGHTS {
+                for segment in walkers.iter().flat_map(|w| &w.segments) {
+                    let weight = segment.transmittance * segment.alpha;
+                    merge_weights(&mut weights[segment.cell as usize], [weight; 2]);
+                }
+            }
+        }
+    }
+}
+
+fn write_outputs<T: Real>(walkers: &[Walker<T>], packed: &mut [T], num_cells: &mut [u32], width: usize) {
+    for ((walker, out), count) in walkers.iter().zip(packed.chunks_exact_mut(width)).zip(num_cells) {
+        out[..3].copy_from_slice(&walker.rgb);
+        out[3] = T::one() - walker.transmittance;
+        out[HEAD..].copy_from_slice(&walker.depth);
+        *count = walker.num_cells;
+    }
+}
+
+/// Traces the rays and, while the segments of a group are still in cache, takes the gradient of its loss back
+/// through them. `loss_gradient` is given a ray's index and its row of the packed outputs.
+pub(crate) fn forward_backward<'g, T: Real, F>(
+    scene: &Scene<'_, T>,
+    rays: &Rays<'_, T>,
+    settings: &TraceSettings,
+    num_real: usize,
+    loss_gradient: F,
+) -> (Outputs<T>, Gradients<T>)
+where
+    F: Fn(usize, &[T]) -> RayGradient<'g, T> + Sync,
+{
+    let num_cells_total = scene.faces.sites.len();
+    let width = HEAD + rays.num_quantiles;
+    let mut packed = vec![T::zero(); rays.len() * width];
+    let mut num_cells = vec![0; rays.len()];
+    let lanes: Vec<GradientRows<T>> = deal(&mut packed, &mut num_cells, width)
+        .into_par_iter()
+        .map(|tiles| {
+            let mut rows = GradientRows::new(num_cells_total, scene.num_coefficients);
+            let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
+            for tile in tiles {
+                backward_tile(scene, rays, settings, &loss_gradient, &mut walkers, tile, &mut rows);
+            }
+            rows
+        })
+        .collect();
+    let (gradients, weights) = sum_lanes(&lanes, num_real, scene.num_coefficients);
+    (Outputs { packed, num_cells, weights }, gradients)
+}
+
+multiversion! {
+    /// Walks a tile and takes its gradients back into `rows`.
+    fn backward_tile['g, T: Real, F: Fn(usize, &[T]) -> RayGradient<'g, T>][T, F](
+        scene: &Scene<'_, T>,
+        rays: &Rays<'_, T>,
+        settings: &TraceSettings,
+        loss_gradient: &F,
+        walkers: &mut [Walker<T>],
+        tile: Tile<'_, T>,
+        rows: &mut GradientRows<T>,
+    ) {
+        let width = HEAD + rays.num_quantiles;
+        for (group, (packed, num_cells)) in
+            tile.packed.chunks_mut(GROUP * width).zip(tile.num_cells.chunks_mut(GROUP)).enumerate()
+        {
+            let first = tile.first + group * GROUP;
+            let walkers = &mut walkers[..num_cells.len()];
+            walk_group::<T, true>(scene, rays, settings, first, walkers);
+            write_outputs(walkers, packed, num_cells, width);
+            for (i, (walker, out)) in walkers.iter().zip(packed.chunks_exact(width)).enumerate() {
+                let grad = loss_gradient(first + i, out);
+                backward_ray(scene, settings, rays.quantiles(first + i), walker, &grad, rows);
+            }
+        }
+    }
+}
+
+/// Sums the lanes in order, cell by cell on all threads, into one array per parameter.
+fn sum_lanes<T: Real>(lanes: &[GradientRows<T>], num_real: usize, num_coefficients: usize) -> (Gradients<T>, Vec<[T; 2]>) {
+    const CELLS_PER_TASK: usize = 1024;
+    let stride = lanes[0].stride;
+    let num_sh = 3 * num_coefficients;
+    let mut gradients = Gradients {
+        points: vec![T::zero(); 3 * num_real],
+        density: vec![T::zero(); num_real],
+        sh: vec![T::zero(); num_sh * num_real],
+    };
+    let mut weights = vec![[T::zero(); 2]; num_real];
+    (
+        gradients.points.par_chunks_mut(3 * CELLS_PER_TASK),
+        gradients.density.par_chunks_mut(CELLS_PER_TASK),
+        gradients.sh.par_chunks_mut(num_sh * CELLS_PER_TASK),
+        weights.par_chunks_mut(CELLS_PER_TASK),
+    )
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(task, (points, density, sh, weights))| {
+            for i in 0..density.len() {
+                let cell = task * CELLS_PER_TASK + i;
+                for lane in lanes {
+                    let row = &lane.rows[cell * stride..(cell + 1) * stride];
+                    add(&mut points[3 * i..3 * i + 3], row);
+                    density[i] += row[3];
+                    add(&mut sh[num_sh * i..num_sh * (i + 1)], &row[HEAD..]);
+                    merge_weights(&mut weights[i], lane.weights[cell]);
+                }
+            }
+        });
+    (gradients, weights)
+}
+
+fn add<T: Real>(to: &mut [T], from: &[T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += *from;
+    }
+}
+
+fn merge_weights<T: Real>([sum, max]: &mut [T; 2], [more, most]: [T; 2]) {
+    *sum += more;
+    *max = if most > *max { most } else { *max };
+}

@@ -1,0 +1,122 @@
+//! The faces of every cell, laid out for the walk.
+
+use super::Real;
+use rayon::prelude::*;
+
+/// Faces handled together: eight f32 fill an AVX2 register.
+pub(crate) const LANES: usize = 8;
+
+/// `[nx, ny, nz, h]` of eight faces: the offset `n = p_j - p_i` to the neighbour and `h = |n|^2 / 2`.
+///
+/// A ray `o + t d` meets the face at `t = (h - n.(o - p_i)) / (n.d)`. Unused lanes have `n = 0`, which no ray meets.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Planes<T>(pub [[T; LANES]; 4]);
+
+/// Position and density of a cell: what the walk needs of it at every step, in one load.
+pub(crate) type Site<T> = [T; 4];
+
+/// The faces of all cells: which cells they lead to, and where they are now.
+///
+/// The structure follows the adjacency and changes when that is rebuilt; the planes follow the points and change
+/// with every step of the optimiser ([`Faces::refresh`]).
+#[derive(Debug, Clone)]
+pub(crate) struct Faces<T> {
+    /// `[P + 1]`: the blocks of cell `i` are `blocks[i]..blocks[i + 1]`.
+    pub blocks: Vec<u32>,
+    /// The cell behind each face, by block and lane.
+    pub neighbors: Vec<[u32; LANES]>,
+    pub planes: Vec<Planes<T>>,
+    /// `[P]`, sentinels included.
+    pub sites: Vec<Site<T>>,
+}
+
+impl<T: Real> Faces<T> {
+    /// Lays out the adjacency (`offsets` `[P + 1]`, `neighbors` `[E]`, both checked by the caller).
+    pub fn new(offsets: &[u32], neighbors: &[u32]) -> Self {
+        let num_cells = offsets.len() - 1;
+        let mut blocks = Vec::with_capacity(offsets.len());
+        blocks.push(0);
+        let mut num_blocks = 0;
+        for pair in offsets.windows(2) {
+            num_blocks += (pair[1] - pair[0]).div_ceil(LANES as u32);
+            blocks.push(num_blocks);
+        }
+        let mut laid_out = vec![[0; LANES]; num_blocks as usize];
+        for (cell, pair) in offsets.windows(2).enumerate() {
+            let list = &neighbors[pair[0] as usize..pair[1] as usize];
+            for (block, chunk) in laid_out[blocks[cell] as usize..].iter_mut().zip(list.chunks(LANES)) {
+                // The cell itself in the unused lanes: its offset is zero.
+                *block = [cell as u32; LANES];
+                block[..chunk.len()].copy_from_slice(chunk);
+            }
+        }
+        let planes = vec![Planes([[T::zero(); LANES]; 4]); laid_out.len()];
+        Self { blocks, neighbors: laid_out, planes, sites: vec![[T::zero(); 4]; num_cells] }
+    }
+
+    /// Moves sites and planes to where the points are: `points` is `[3 P']` and `density` `[P']`, and the cells
+    /// beyond `P'` (sentinels) stand at `sentinels` with zero density.
+    pub fn refresh(&mut self, points: &[T], density: &[T], sentinels: &[[T; 3]]) {
+        let num_real = density.len();
+        self.sites.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, site)| {
+            *site = if i < num_real {
+                [points[3 * i], points[3 * i + 1], points[3 * i + 2], density[i]]
+            } else {
+                let [x, y, z] = sentinels[i - num_real];
+                [x, y, z, T::zero()]
+            };
+        });
+        let (sites, blocks, neighbors) = (&self.sites, &self.blocks, &self.neighbors);
+        const CELLS_PER_TASK: usize = 1024;
+        let mut tasks = Vec::with_capacity(sites.len() / CELLS_PER_TASK + 1);
+        let mut rest = &mut self.planes[..];
+        for first in (0..sites.len()).step_by(CELLS_PER_TASK) {
+            let last = (first + CELLS_PER_TASK).min(sites.len());
+            let (planes, tail) = rest.split_at_mut((blocks[last] - blocks[first]) as usize);
+            tasks.push((first..last, planes));
+            rest = tail;
+        }
+        tasks.into_par_iter().for_each(|(cells, planes)| {
+            let first_block = blocks[cells.start] as usize;
+            for i in cells {
+                let site = sites[i];
+                for b in blocks[i] as usize..blocks[i + 1] as usize {
+                    let plane = &mut planes[b - first_block].0;
+                    for (lane, &j) in neighbors[b].iter().enumerate() {
+                        let other = sites[j as usize];
+                        let n = [other[0] - site[0], other[1] - site[1], other[2] - site[2]];
+                        [plane[0][lane], plane[1][lane], plane[2][lane]] = n;
+                        plane[3][lane] = T::half() * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
+                    }
+                }
+            }
+        });
+    }
+
+    /// The face by which a ray with direction `d` leaves `cell`, given `r = origin - site`: its distance along the
+    /// ray and the cell behind it. `None` in a cell that is unbounded in that direction.
+    ///
+    /// Every lane keeps its own nearest face, then the lanes are compared in order, so that the scalar and the
+    /// vector build choose the same face when two are equally near.
+    #[inline(always)]
+    pub fn exit(&self, cell: usize, r: [T; 3], d: [T; 3]) -> Option<(T, u32)> {
+        let mut nearest = [T::infinity(); LANES];
+        let mut nearest_block = [0u32; LANES];
+        for b in self.blocks[cell]..self.blocks[cell + 1] {
+            let [nx, ny, nz, h] = &self.planes[b as usize].0;
+            for lane in 0..LANES {
+                let along = nx[lane] * d[0] + ny[lane] * d[1] + nz[lane] * d[2];
+                let t = (h[lane] - (nx[lane] * r[0] + ny[lane] * r[1] + nz[lane] * r[2])) / along;
+                let better = (along > T::zero()) & (t < nearest[lane]);
+                nearest[lane] = if better { t } else { nearest[lane] };
+                nearest_block[lane] = if better { b } else { nearest_block[lane] };
+            }
+        }
+        let mut best = 0;
+        for lane in 1..LANES {
+            best = if nearest[lane] < nearest[best] { lane } else { best };
+        }
+        (nearest[best] < T::infinity()).then(|| (nearest[best], self.neighbors[nearest_block[best] as usize][best]))
+    }
+}

@@ -1,0 +1,236 @@
+//! The walk of a group of rays from cell to cell.
+
+use super::faces::Faces;
+use super::{Real, TraceSettings};
+use crate::sh;
+
+/// Rays that walk in lock step. One ray alone waits for memory at every cell; while sixteen take turns, the next
+/// cell of each is on its way to the cache.
+pub(crate) const GROUP: usize = 16;
+
+/// The depth of a quantile that the ray does not reach.
+pub(crate) const NOT_REACHED: f64 = -1.0;
+
+/// The foam as the walk sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scene<'a, T> {
+    pub faces: &'a Faces<T>,
+    /// `[P, K, 3]`; cells without density may have no row.
+    pub sh: &'a [T],
+    /// K.
+    pub num_coefficients: usize,
+}
+
+/// The rays to be traced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rays<'a, T> {
+    /// `[R, 3]`.
+    pub origins: &'a [T],
+    /// `[R, 3]`, unit length.
+    pub directions: &'a [T],
+    /// `[R]`.
+    pub start_cells: &'a [u32],
+    /// `[R, Q]`, each row descending.
+    pub quantiles: &'a [T],
+    /// Q.
+    pub num_quantiles: usize,
+}
+
+impl<T: Real> Rays<'_, T> {
+    pub fn len(&self) -> usize {
+        self.start_cells.len()
+    }
+
+    pub fn quantiles(&self, ray: usize) -> &[T] {
+        &self.quantiles[ray * self.num_quantiles..(ray + 1) * self.num_quantiles]
+    }
+}
+
+/// The stretch of a ray inside one cell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment<T> {
+    pub cell: u32,
+    /// The cell behind the exit face.
+    pub next: u32,
+    pub t_near: T,
+    pub t_far: T,
+    /// `1 - exp(-density (t_far - t_near))`.
+    pub alpha: T,
+    /// Transmittance at `t_near`.
+    pub transmittance: T,
+    /// After the clamp; a channel at zero has no gradient.
+    pub rgb: [T; 3],
+    /// Quantiles reached before this cell.
+    pub reached: u32,
+}
+
+/// One ray on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Walker<T> {
+    pub origin: [T; 3],
+    pub direction: [T; 3],
+    pub basis: [T; sh::MAX_COEFFICIENTS],
+    pub cell: u32,
+    pub t: T,
+    pub transmittance: T,
+    pub rgb: [T; 3],
+    pub num_cells: u32,
+    pub segments: Vec<Segment<T>>,
+    /// Distance of each quantile reached so far, [`NOT_REACHED`] for the others.
+    pub depth: Vec<T>,
+    pub reached: usize,
+    done: bool,
+}
+
+impl<T: Real> Walker<T> {
+    pub fn new(num_quantiles: usize) -> Self {
+        Self {
+            origin: [T::zero(); 3],
+            direction: [T::zero(); 3],
+            basis: [T::zero(); sh::MAX_COEFFICIENTS],
+            cell: 0,
+            t: T::zero(),
+            transmittance: T::one(),
+            rgb: [T::zero(); 3],
+            num_cells: 0,
+            segments: Vec::new(),
+            depth: vec![T::of(NOT_REACHED); num_quantiles],
+            reached: 0,
+            done: false,
+        }
+    }
+
+    fn start(&mut self, rays: &Rays<'_, T>, ray: usize, num_coefficients: usize) {
+        self.origin = triple(rays.origins, ray);
+        self.direction = triple(rays.directions, ray);
+        self.basis = sh::basis(self.direction, num_coefficients);
+        self.cell = rays.start_cells[ray];
+        self.t = T::zero();
+        self.transmittance = T::one();
+        self.rgb = [T::zero(); 3];
+        self.num_cells = 0;
+        self.segments.clear();
+        self.depth.fill(T::of(NOT_REACHED));
+        self.reached = 0;
+        self.done = false;
+    }
+}
+
+pub(crate) fn triple<T: Copy>(values: &[T], row: usize) -> [T; 3] {
+    [values[3 * row], values[3 * row + 1], values[3 * row + 2]]
+}
+
+/// Walks the rays `first..first + walkers.len()` to their ends. With `RECORD` each leaves its segments behind,
+/// empty cells included, since their faces carry gradient.
+#[inline(always)]
+pub(crate) fn walk_group<T: Real, const RECORD: bool>(
+    scene: &Scene<'_, T>,
+    rays: &Rays<'_, T>,
+    settings: &TraceSettings,
+    first: usize,
+    walkers: &mut [Walker<T>],
+) {
+    let faces = scene.faces;
+    let min_density = T::of(settings.density_threshold);
+    let min_transmittance = T::of(settings.transmittance_threshold);
+    for (i, walker) in walkers.iter_mut().enumerate() {
+        walker.start(rays, first + i, scene.num_coefficients);
+    }
+    let mut live = walkers.len();
+    while live > 0 {
+        for walker in walkers.iter().filter(|w| !w.done) {
+            let cell = walker.cell as usize;
+            for b in faces.blocks[cell] as usize..faces.blocks[cell + 1] as usize {
+                prefetch(&faces.planes[b]);
+                prefetch(&faces.planes[b].0[2]);
+                prefetch(&faces.neighbors[b]);
+            }
+        }
+        for (i, walker) in walkers.iter_mut().enumerate() {
+            if walker.done {
+                continue;
+            }
+            let cell = walker.cell as usize;
+            let site = faces.sites[cell];
+            let r = [walker.origin[0] - site[0], walker.origin[1] - site[1], walker.origin[2] - site[2]];
+            walker.num_cells += 1;
+            let Some((t_exit, next)) = faces.exit(cell, r, walker.direction) else {
+                walker.done = true;
+                live -= 1;
+                continue;
+            };
+            prefetch(&faces.sites[next as usize]);
+            prefetch(&faces.blocks[next as usize]);
+            if let Some(row) = scene.sh.get(next as usize * 3 * scene.num_coefficients) {
+                prefetch(row);
+            }
+            if t_exit > walker.t {
+                let density = site[3];
+                let transmittance = walker.transmittance;
+                let reached = walker.reached as u32;
+                let (mut alpha, mut rgb) = (T::zero(), [T::zero(); 3]);
+                if density > min_density {
+                    let length = t_exit - walker.t;
+                    // exp_m1 keeps the digits of a thin cell, which 1 - exp(-x) loses.
+                    alpha = -(-density * length).exp_m1();
+                    rgb = color(scene, cell, &walker.basis);
+                    let weight = transmittance * alpha;
+                    for (sum, channel) in walker.rgb.iter_mut().zip(rgb) {
+                        *sum += weight * channel;
+                    }
+                    walker.transmittance = transmittance * (T::one() - alpha);
+                    let quantiles = rays.quantiles(first + i);
+                    while walker.reached < quantiles.len() && walker.transmittance <= quantiles[walker.reached] {
+                        let q = quantiles[walker.reached];
+                        walker.depth[walker.reached] = walker.t + (transmittance / q).ln() / density;
+                        walker.reached += 1;
+                    }
+                }
+                if RECORD {
+                    walker.segments.push(Segment {
+                        cell: walker.cell,
+                        next,
+                        t_near: walker.t,
+                        t_far: t_exit,
+                        alpha,
+                        transmittance,
+                        rgb,
+                        reached,
+                    });
+                }
+                walker.t = t_exit;
+            }
+            walker.cell = next;
+            if walker.transmittance <= min_transmittance || walker.num_cells >= settings.max_cells {
+                walker.done = true;
+                live -= 1;
+            }
+        }
+    }
+}
+
+/// `max(0, 1/2 + sum_k Y_k sh_k)` per channel.
+#[inline(always)]
+fn color<T: Real>(scene: &Scene<'_, T>, cell: usize, basis: &[T; sh::MAX_COEFFICIENTS]) -> [T; 3] {
+    let row = &scene.sh[cell * 3 * scene.num_coefficients..(cell + 1) * 3 * scene.num_coefficients];
+    let mut rgb = [T::half(); 3];
+    for (coefficient, y) in row.chunks_exact(3).zip(basis) {
+        rgb[0] += *y * coefficient[0];
+        rgb[1] += *y * coefficient[1];
+        rgb[2] += *y * coefficient[2];
+    }
+    rgb.map(|channel| if channel > T::zero() { channel } else { T::zero() })
+}
+
+/// Asks for a cache line ahead of its use; does nothing where there is no such instruction.
+#[inline(always)]
+pub(crate) fn prefetch<T>(item: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint that neither faults nor changes anything, and `item` is a valid reference.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = item;
+}
