@@ -1,1 +1,293 @@
-//! (to come)
+//! The radiance foam: its parameters, its cells' adjacency, how it starts, how it is refined and rendered.
+
+mod init;
+mod refine;
+mod render;
+mod topology;
+
+pub use init::{InitConfig, InitialCells, initial_cells};
+pub use refine::{RefineConfig, RefineStatistics, RowMap};
+pub use render::{Renderer, Rendering};
+pub use topology::{NUM_SENTINELS, Topology};
+
+use crate::ops::{self, TraceInputs, TraceSettings, Traced};
+use crate::{Error, Result};
+use candle_core::{Device, Storage, Tensor, Var, WithDType};
+
+/// The steepness of the softplus that makes a density of a raw density. At 10 a raw density of 1 is a density of 1
+/// and one of -1 is 5e-6 (times the scale); the reference implementation's value.
+const SOFTPLUS_BETA: f64 = 10.0;
+
+/// How far the sentinels stand, in scene units. The cameras lie in the unit ball.
+const SENTINEL_RADIUS: f32 = 300.0;
+
+/// A radiance foam: the parameters as Candle variables, and the adjacency of their cells.
+///
+/// | parameter | shape | meaning |
+/// |---|---|---|
+/// | `points` | `[P, 3]` f32 | Voronoi sites, scene units |
+/// | `raw_density` | `[P]` f32 | `density = density_scale * softplus(raw)`, `softplus(x) = ln(1 + e^(10 x)) / 10` |
+/// | `sh` | `[P, K, 3]` f32 | coefficients of [`crate::sh::basis`] for red, green and blue |
+///
+/// Usable without the trainer, the Candle way: [`Foam::trace`] gives tensors, a loss made of Candle's ops goes
+/// through `backward()`, any [`candle_nn::Optimizer`] steps [`Foam::vars`], and [`Foam::maintain`] follows the points.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_radfoam::{foam::{Foam, InitConfig, initial_cells}, ops::TraceSettings};
+///
+/// # fn main() -> candle_radfoam::Result<()> {
+/// let config = InitConfig { num_cells: 300, ..InitConfig::default() };
+/// let foam = Foam::new(initial_cells(&config, 0.4, None, 0)?, 1, 30.0, &Device::Cpu)?;
+/// let origins = Tensor::new(&[[0f32, 0., -1.]], &Device::Cpu)?;
+/// let directions = Tensor::new(&[[0f32, 0., 1.]], &Device::Cpu)?;
+/// let traced = foam.trace(&origins, &directions, None, &TraceSettings::default())?;
+/// let gradients = traced.rgb.sum_all()?.backward()?;
+/// assert!(gradients.get(foam.points()).is_some());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Foam {
+    points: Var,
+    raw_density: Var,
+    sh: Var,
+    density_scale: f64,
+    topology: Topology,
+}
+
+impl Foam {
+    /// A foam of the given cells, with SH colours of degree `sh_degree` (0 to 3) and densities in units of
+    /// `density_scale` per scene unit.
+    ///
+    /// # Errors
+    ///
+    /// No cells; arrays of different lengths; a degree above 3; points that are not finite.
+    pub fn new(cells: InitialCells, sh_degree: usize, density_scale: f64, device: &Device) -> Result<Self> {
+        let num_cells = cells.points.len();
+        if num_cells == 0 || cells.raw_density.len() != num_cells || cells.colors.len() != num_cells {
+            return Err(Error::tensor(
+                "foam.points",
+                "at least one cell, and a density and a colour for each",
+                format!("{num_cells} points, {} densities, {} colours", cells.raw_density.len(), cells.colors.len()),
+            ));
+        }
+        if sh_degree > crate::sh::MAX_DEGREE {
+            return Err(Error::config("sh_degree", "0 to 3", sh_degree.to_string()));
+        }
+        let num_coefficients = crate::sh::num_coefficients(sh_degree);
+        let mut sh = vec![0f32; num_cells * num_coefficients * 3];
+        for (row, color) in sh.chunks_exact_mut(num_coefficients * 3).zip(&cells.colors) {
+            for (coefficient, channel) in row.iter_mut().zip(color) {
+                *coefficient = (channel - 0.5) / crate::sh::Y0 as f32;
+            }
+        }
+        Self::from_parts(
+            Tensor::from_vec(cells.points.concat(), (num_cells, 3), device)?,
+            Tensor::from_vec(cells.raw_density, num_cells, device)?,
+            Tensor::from_vec(sh, (num_cells, num_coefficients, 3), device)?,
+            density_scale,
+            Topology::build(&cells.points, SENTINEL_RADIUS)?,
+        )
+    }
+
+    /// A foam of parameters that exist already, with the topology that belongs to them.
+    ///
+    /// # Errors
+    ///
+    /// Shapes that do not match one another or the topology; values that are not finite.
+    pub fn from_parts(
+        points: Tensor,
+        raw_density: Tensor,
+        sh: Tensor,
+        density_scale: f64,
+        topology: Topology,
+    ) -> Result<Self> {
+        let num_cells = topology.num_cells();
+        let wrong = |name: &str, expected: String, found: &Tensor| {
+            Err(Error::tensor(name, expected, format!("{:?} {:?}", found.dtype(), found.dims())))
+        };
+        if points.dims() != [num_cells, 3] || points.dtype() != candle_core::DType::F32 {
+            return wrong("foam.points", format!("F32 [{num_cells}, 3]"), &points);
+        }
+        if raw_density.dims() != [num_cells] || raw_density.dtype() != candle_core::DType::F32 {
+            return wrong("foam.raw_density", format!("F32 [{num_cells}]"), &raw_density);
+        }
+        match sh.dims() {
+            &[p, k, 3] if p == num_cells && crate::sh::degree_of(k).is_some() => {}
+            _ => return wrong("foam.sh", format!("F32 [{num_cells}, 1 | 4 | 9 | 16, 3]"), &sh),
+        }
+        for (name, tensor) in [("foam.points", &points), ("foam.raw_density", &raw_density), ("foam.sh", &sh)] {
+            let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|x| !x.is_finite()).count();
+            if bad > 0 {
+                return Err(Error::tensor(name, "finite values", format!("{bad} that are not")));
+            }
+        }
+        if !(density_scale > 0.0 && density_scale.is_finite()) {
+            return Err(Error::config("density_scale", "positive", density_scale.to_string()));
+        }
+        Ok(Self {
+            points: Var::from_tensor(&points)?,
+            raw_density: Var::from_tensor(&raw_density)?,
+            sh: Var::from_tensor(&sh)?,
+            density_scale,
+            topology,
+        })
+    }
+
+    /// The number of cells, sentinels apart.
+    pub fn num_cells(&self) -> usize {
+        self.topology.num_cells()
+    }
+
+    /// K, the number of SH coefficients of a channel.
+    pub fn num_coefficients(&self) -> usize {
+        self.sh.dims()[1]
+    }
+
+    /// `[P, 3]`, the sites.
+    pub fn points(&self) -> &Var {
+        &self.points
+    }
+
+    /// `[P]`, densities before activation.
+    pub fn raw_density(&self) -> &Var {
+        &self.raw_density
+    }
+
+    /// `[P, K, 3]`, colour coefficients.
+    pub fn sh(&self) -> &Var {
+        &self.sh
+    }
+
+    /// Density, in 1 / scene unit, of a softplus of 1.
+    pub fn density_scale(&self) -> f64 {
+        self.density_scale
+    }
+
+    /// The adjacency of the cells.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// All parameters, by name.
+    pub fn named_vars(&self) -> [(&'static str, &Var); 3] {
+        [("points", &self.points), ("raw_density", &self.raw_density), ("sh", &self.sh)]
+    }
+
+    /// All parameters, as an optimiser of Candle takes them.
+    pub fn vars(&self) -> Vec<Var> {
+        self.named_vars().into_iter().map(|(_, var)| var.clone()).collect()
+    }
+
+    /// `[P]`: `density_scale * ln(1 + e^(10 raw)) / 10`, part of the graph.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn density(&self) -> Result<Tensor> {
+        // ln(1 + e^z) = max(z, 0) + ln(1 + e^-|z|) does not overflow.
+        let z = (self.raw_density.as_tensor() * SOFTPLUS_BETA)?;
+        let softplus = (z.relu()? + (z.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+        Ok((softplus * (self.density_scale / SOFTPLUS_BETA))?)
+    }
+
+    /// Traces rays as part of Candle's graph; see [`ops::trace_rays`].
+    ///
+    /// - `origins`, `directions`: `[R, 3]` f32, scene units, directions of unit length;
+    /// - `quantiles`: `[R, Q]` transmittances at which depth is wanted.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ops::trace_rays`].
+    pub fn trace(
+        &self,
+        origins: &Tensor,
+        directions: &Tensor,
+        quantiles: Option<&Tensor>,
+        settings: &TraceSettings,
+    ) -> Result<Traced> {
+        let device = self.points.device();
+        let sites = self.sites()?;
+        let mut start_cells = Vec::with_capacity(origins.dims()[0]);
+        let mut hint = 0;
+        for origin in origins.to_vec2::<f32>()? {
+            if let [x, y, z] = origin[..] {
+                hint = self.topology.cell_at(&sites, [x, y, z], hint);
+            }
+            start_cells.push(hint);
+        }
+        let num_rays = start_cells.len();
+        let adjacency = self.topology.adjacency();
+        let inputs = TraceInputs {
+            origins: origins.clone(),
+            directions: directions.clone(),
+            start_cells: Tensor::from_vec(start_cells, num_rays, device)?,
+            offsets: Tensor::from_slice(&adjacency.offsets, adjacency.offsets.len(), device)?,
+            neighbors: Tensor::from_slice(&adjacency.neighbors, adjacency.neighbors.len(), device)?,
+            quantiles: quantiles.cloned(),
+        };
+        let sentinels = Tensor::from_slice(self.topology.sentinels().as_flattened(), (NUM_SENTINELS, 3), device)?;
+        let points = Tensor::cat(&[self.points.as_tensor(), &sentinels], 0)?;
+        let density = self.density()?.pad_with_zeros(0, 0, NUM_SENTINELS)?;
+        let sh = self.sh.pad_with_zeros(0, 0, NUM_SENTINELS)?;
+        let mut traced = ops::trace_rays(&points, &density, &sh, &inputs, settings)?;
+        traced.contribution = traced.contribution.narrow(0, 0, self.num_cells())?;
+        Ok(traced)
+    }
+
+    /// Triangulates anew if more than `share` of the points have moved by more than `limit` times the distance to
+    /// their nearest neighbour since the last triangulation. Returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// Points that are not finite or have left the sentinels.
+    pub fn maintain(&mut self, limit: f32, share: f32) -> Result<bool> {
+        let points = self.points_host()?;
+        if self.topology.moved_share(&points, limit) <= share {
+            return Ok(false);
+        }
+        self.topology = Topology::build(&points, SENTINEL_RADIUS)?;
+        Ok(true)
+    }
+
+    /// The points on the host.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn points_host(&self) -> Result<Vec<[f32; 3]>> {
+        with_values(&self.points, |values: &[f32]| values.as_chunks::<3>().0.to_vec())
+    }
+
+    /// The points where they are now, with the sentinels behind them.
+    pub(crate) fn sites(&self) -> Result<Vec<[f32; 3]>> {
+        let mut sites = self.points_host()?;
+        sites.extend(self.topology.sentinels());
+        Ok(sites)
+    }
+
+    /// The activated densities and their derivatives by the raw ones, on the host.
+    pub(crate) fn density_host(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (scale, beta) = (self.density_scale as f32, SOFTPLUS_BETA as f32);
+        with_values(&self.raw_density, |raw: &[f32]| {
+            raw.iter()
+                .map(|&raw| {
+                    let z = beta * raw;
+                    let e = (-z.abs()).exp();
+                    let sigmoid = if z > 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) };
+                    (scale * (z.max(0.0) + e.ln_1p()) / beta, scale * sigmoid)
+                })
+                .unzip()
+        })
+    }
+}
+
+/// Gives `read` the values of a contiguous CPU tensor, without a copy.
+pub(crate) fn with_values<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> R) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok(read(&storage.as_slice::<T>()?[start..end])),
+        _ => Err(Error::tensor("parameter", "a contiguous tensor on the CPU", format!("{:?}", tensor.device()))),
+    }
+}

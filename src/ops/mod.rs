@@ -2,7 +2,10 @@
 //!
 //! Signatures hold tensors and plain settings only: no camera, data set or model.
 
+pub mod adam;
 pub mod trace;
 
+pub use adam::{AdamSettings, adam_step};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
+pub(crate) use adam::zero_moments;
 pub(crate) use trace::fused;

@@ -43,6 +43,9 @@ pub trait Real: WithDType + num_traits::Float + num_traits::NumAssign + Default 
 
     /// One half.
     fn half() -> Self;
+
+    /// The values of a CPU storage of this type, mutable; `None` for another type.
+    fn cpu_slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
 impl Real for f32 {
@@ -55,6 +58,10 @@ impl Real for f32 {
     fn half() -> Self {
         0.5
     }
+
+    fn cpu_slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
 }
 
 impl Real for f64 {
@@ -66,6 +73,10 @@ impl Real for f64 {
     #[inline(always)]
     fn half() -> Self {
         0.5
+    }
+
+    fn cpu_slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F64(values) = storage { Some(values) } else { None }
     }
 }
 

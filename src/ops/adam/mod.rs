@@ -1,0 +1,177 @@
+//! One step of Adam on one parameter, in place and without temporaries.
+//!
+//! ```text
+//! m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+//! p <- p - rate * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+//! ```
+//!
+//! Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv 1412.6980. Candle's own AdamW keeps
+//! its moments private, so that they can be neither saved nor follow cells that are added and removed, and makes
+//! about fifteen temporaries of the parameter's size a step.
+
+mod cpu;
+
+use super::Real;
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
+
+/// The constants of Adam.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamSettings {
+    /// Decay of the first moment, in [0, 1).
+    pub beta1: f64,
+    /// Decay of the second moment, in [0, 1).
+    pub beta2: f64,
+    /// Keeps the quotient finite where no gradient ever came. Tiny, since a cell's gradients are tiny.
+    pub eps: f64,
+}
+
+impl Default for AdamSettings {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.99, eps: 1e-15 }
+    }
+}
+
+/// Updates `moments` from `grad` and `param` from `moments`, both in place.
+///
+/// - `param`: f32 or f64, any shape, contiguous;
+/// - `grad`: the shape and dtype of `param`;
+/// - `moments`: `[2, ..]` with the shape of `param` behind the 2: first and second moment, zero at the start;
+/// - `rates`: learning rates, repeated along the flattened parameter: one for all, or one per column of its rows;
+/// - `count`: how many updates there have been, this one included (from 1), for the bias correction.
+///
+/// Not differentiable: an optimiser is not part of a graph.
+///
+/// # Errors
+///
+/// Shapes or dtypes that do not match; a number of rates that does not divide the size of the parameter; a count of 0.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use candle_radfoam::ops::{AdamSettings, adam_step};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let param = Var::new(&[1f32, 2.], &Device::Cpu)?;
+/// let moments = Tensor::zeros((2, 2), candle_core::DType::F32, &Device::Cpu)?;
+/// let grad = Tensor::new(&[3f32, -1e-6], &Device::Cpu)?;
+/// adam_step(&param, &grad, &moments, &[0.1], 1, &AdamSettings::default())?;
+/// // The first step has the size of the rate, whatever the size of the gradient.
+/// let moved = param.to_vec1::<f32>()?;
+/// assert!((moved[0] - 0.9).abs() < 1e-6 && (moved[1] - 2.1).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
+pub fn adam_step(
+    param: &Tensor,
+    grad: &Tensor,
+    moments: &Tensor,
+    rates: &[f64],
+    count: u64,
+    settings: &AdamSettings,
+) -> Result<()> {
+    if grad.shape() != param.shape() {
+        bail!("adam_step: grad: expected {:?}, found {:?}", param.shape(), grad.shape());
+    }
+    if moments.dims().first() != Some(&2) || &moments.dims()[1..] != param.dims() {
+        bail!("adam_step: moments: expected 2 x {:?}, found {:?}", param.shape(), moments.shape());
+    }
+    if rates.is_empty() || !param.elem_count().is_multiple_of(rates.len()) {
+        bail!("adam_step: rates: expected a divisor of {} elements, found {}", param.elem_count(), rates.len());
+    }
+    if count == 0 {
+        bail!("adam_step: count: expected at least 1, found 0");
+    }
+    moments.inplace_op2(&grad.contiguous()?, &UpdateMoments { settings: settings.clone() })?;
+    // 2^31 is far beyond where either correction has become 1.
+    let exponent = count.min(1 << 31) as i32;
+    let apply = ApplyMoments {
+        rates: rates.iter().map(|rate| rate / (1.0 - settings.beta1.powi(exponent))).collect(),
+        second_correction: (1.0 - settings.beta2.powi(exponent)).sqrt(),
+        eps: settings.eps,
+    };
+    param.inplace_op2(moments, &apply)
+}
+
+struct UpdateMoments {
+    settings: AdamSettings,
+}
+
+impl UpdateMoments {
+    fn run<T: Real>(&self, moments: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
+        let grad = slice::<T>(grad, l2)?;
+        let moments = slice_mut::<T>(moments, l1)?;
+        let (first, second) = moments.split_at_mut(grad.len());
+        cpu::update_moments(first, second, grad, &self.settings);
+        Ok(())
+    }
+}
+
+impl InplaceOp2 for UpdateMoments {
+    fn name(&self) -> &'static str {
+        "adam-moments"
+    }
+
+    fn cpu_fwd(&self, moments: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
+        match moments {
+            CpuStorage::F64(_) => self.run::<f64>(moments, l1, grad, l2),
+            _ => self.run::<f32>(moments, l1, grad, l2),
+        }
+    }
+}
+
+struct ApplyMoments {
+    /// Divided by the correction of the first moment.
+    rates: Vec<f64>,
+    second_correction: f64,
+    eps: f64,
+}
+
+impl ApplyMoments {
+    fn run<T: Real>(&self, param: &mut CpuStorage, l1: &Layout, moments: &CpuStorage, l2: &Layout) -> Result<()> {
+        let param = slice_mut::<T>(param, l1)?;
+        let (first, second) = slice::<T>(moments, l2)?.split_at(param.len());
+        let rates: Vec<T> = self.rates.iter().map(|&rate| T::of(rate)).collect();
+        cpu::apply_moments(param, first, second, &rates, T::of(1.0 / self.second_correction), T::of(self.eps));
+        Ok(())
+    }
+}
+
+impl InplaceOp2 for ApplyMoments {
+    fn name(&self) -> &'static str {
+        "adam-apply"
+    }
+
+    fn cpu_fwd(&self, param: &mut CpuStorage, l1: &Layout, moments: &CpuStorage, l2: &Layout) -> Result<()> {
+        match param {
+            CpuStorage::F64(_) => self.run::<f64>(param, l1, moments, l2),
+            _ => self.run::<f32>(param, l1, moments, l2),
+        }
+    }
+}
+
+fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
+        None => bail!("adam_step: expected contiguous operands"),
+    }
+}
+
+fn slice_mut<'a, T: Real>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("adam_step: expected contiguous operands");
+    };
+    match T::cpu_slice_mut(storage) {
+        Some(values) => Ok(&mut values[start..end]),
+        None => bail!("adam_step: expected {:?}", T::DTYPE),
+    }
+}
+
+/// The shape of the moments of a parameter, `[2, ..]`.
+pub(crate) fn zero_moments(param: &Tensor) -> Result<Tensor> {
+    let shape: Vec<usize> = std::iter::once(2).chain(param.dims().iter().copied()).collect();
+    let dtype = match param.dtype() {
+        dtype @ (DType::F32 | DType::F64) => dtype,
+        other => bail!("adam: param: expected f32 or f64, found {other:?}"),
+    };
+    Tensor::zeros(shape, dtype, param.device())
+}
