@@ -1,1 +1,6 @@
 //! (to come)
+
+mod patches;
+mod sampler;
+
+pub use sampler::{Draw, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy};

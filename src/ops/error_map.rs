@@ -21,9 +21,6 @@ const GROUP_COUNT_SHIFT: u32 = 27;
 /// A block's word is laid out alike, with more room.
 const BLOCK_COUNT_SHIFT: u32 = 32;
 
-/// What an unvisited entry holds: the sign bit is the mark.
-const UNVISITED: f32 = -0.0;
-
 /// How an [`ErrorMap`] follows the errors it is told.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ErrorMapSettings {
@@ -84,13 +81,16 @@ struct Totals {
 }
 
 impl ErrorMap {
+    /// What an unvisited entry holds: the sign bit is the mark.
+    pub(crate) const UNVISITED: f32 = -0.0;
+
     /// A map of `len` entries, none of them visited.
     ///
     /// # Errors
     ///
     /// Where `len` is 0 or not below `2^32 - 1`, or a setting is out of its range.
     pub fn new(len: usize, settings: ErrorMapSettings) -> Result<Self> {
-        Self::from_values(vec![UNVISITED; len], settings)
+        Self::from_values(vec![Self::UNVISITED; len], settings)
     }
 
     /// The map that [`ErrorMap::to_tensor`] gave: `values` is `[N]` f32. Draws and updates go on with the same bits.

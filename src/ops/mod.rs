@@ -9,5 +9,5 @@ mod weighted_gather;
 pub use error_map::{ErrorMap, ErrorMapSettings};
 pub use scatter_ema::{ScatterStats, scatter_ema};
 pub use weighted_draw::{Draws, weighted_draw};
-pub(crate) use weighted_draw::{HostDraws, Strata};
+pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};
 pub use weighted_gather::weighted_gather;

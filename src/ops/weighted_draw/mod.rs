@@ -15,7 +15,7 @@ use super::batch;
 pub(crate) use cpu::{HostDraws, Strata};
 
 /// Above this the uniform share is all there is to see, and its integer mass could overflow the total.
-const MAX_UNIFORM_FRACTION: f64 = 0.99;
+pub(crate) const MAX_UNIFORM_FRACTION: f64 = 0.99;
 
 /// Draws and the probability that each had.
 #[derive(Debug, Clone)]
