@@ -131,7 +131,12 @@ fn agrees_with_brute_force() -> Result<()> {
                 }
             }
             if (1.0 - transmittance - opacity[ray]).abs() > tolerance {
-                failures.push(format!("{} ray {ray} opacity: {} for {}", scene.name, opacity[ray], 1.0 - transmittance));
+                failures.push(format!(
+                    "{} ray {ray} opacity: {} for {}",
+                    scene.name,
+                    opacity[ray],
+                    1.0 - transmittance
+                ));
             }
             for (q, (found, expected)) in depth[ray].iter().zip(&quantiles).enumerate() {
                 // Where little is absorbed near the quantile, its depth is that much less certain.

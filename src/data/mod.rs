@@ -11,9 +11,12 @@ pub mod pixels;
 pub mod synthetic;
 
 mod colmap;
+mod patches;
+mod sampler;
 mod transforms;
 
 pub use dataset::{Dataset, LoadOptions, Resize, Skipped, TestViews, View, load, load_with_progress};
 pub use image::Image;
 pub use normalization::Normalization;
 pub use pixels::{Batch, BatchTensors, Pixels};
+pub use sampler::{Draw, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy};

@@ -3,9 +3,20 @@
 //! Signatures hold tensors and plain settings only: no camera, data set or model.
 
 pub mod adam;
+mod batch;
+mod error_map;
+mod scatter_ema;
 pub mod trace;
+mod weighted_draw;
+mod weighted_gather;
 
 pub use adam::{AdamSettings, adam_step};
+pub use error_map::{ErrorMap, ErrorMapSettings};
+pub use scatter_ema::{ScatterStats, scatter_ema};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
+pub use weighted_draw::{Draws, weighted_draw};
+pub use weighted_gather::weighted_gather;
+
 pub(crate) use adam::zero_moments;
 pub(crate) use trace::fused;
+pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};

@@ -138,11 +138,8 @@ impl Scene {
         let mut occluders = vec![marble.bounds(), ball.bounds(), (ring.bounds().0, 0.22)];
         occluders.push((Vec3(-0.66, 0.62, 0.78), 0.30));
         let turn = 0.75 * PI;
-        let glass = Pane {
-            centre: Vec3(0.60, 0.64, 0.36),
-            half: Vec3(0.38, 0.045, 0.36),
-            turn: (turn.cos(), turn.sin()),
-        };
+        let glass =
+            Pane { centre: Vec3(0.60, 0.64, 0.36), half: Vec3(0.38, 0.045, 0.36), turn: (turn.cos(), turn.sin()) };
         Self { groups, glass, occluders, noise: Noise::new(seed), sun: SUN.unit() }
     }
 
@@ -233,12 +230,15 @@ impl Scene {
     /// The share of the sky that `p` sees.
     fn openness(&self, p: Vec3, n: Vec3, object: &Object) -> f64 {
         let (own, _) = object.shape.bounds();
-        self.occluders.iter().filter(|(centre, _)| (*centre - own).norm() > 1e-9).fold(1.0, |open, &(centre, radius)| {
-            let to = centre - p;
-            let distance = to.norm().max(radius);
-            let blocked = (n.dot(to) / distance).max(0.0) * (radius / distance).powi(2);
-            open * (1.0 - 0.8 * blocked)
-        })
+        self.occluders.iter().filter(|(centre, _)| (*centre - own).norm() > 1e-9).fold(
+            1.0,
+            |open, &(centre, radius)| {
+                let to = centre - p;
+                let distance = to.norm().max(radius);
+                let blocked = (n.dot(to) / distance).max(0.0) * (radius / distance).powi(2);
+                open * (1.0 - 0.8 * blocked)
+            },
+        )
     }
 
     /// Linear reflectance.
@@ -341,7 +341,11 @@ fn beads(centre: Vec3) -> Vec<Group> {
 
 /// The light that comes from direction `d`, averaged over the lobe of a rough surface.
 fn sky(d: Vec3) -> Vec3 {
-    if d.2 > 0.0 { HORIZON.mix(ZENITH, smoothstep(0.0, 0.8, d.2)) } else { HORIZON.mix(GROUND, smoothstep(0.0, 0.5, -d.2)) }
+    if d.2 > 0.0 {
+        HORIZON.mix(ZENITH, smoothstep(0.0, 0.8, d.2))
+    } else {
+        HORIZON.mix(GROUND, smoothstep(0.0, 0.5, -d.2))
+    }
 }
 
 /// Linear light to display-referred values, with a shoulder so that highlights do not clip.

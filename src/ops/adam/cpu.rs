@@ -22,14 +22,7 @@ pub(super) fn update_moments<T: Real>(first: &mut [T], second: &mut [T], grad: &
     );
 }
 
-pub(super) fn apply_moments<T: Real>(
-    param: &mut [T],
-    first: &[T],
-    second: &[T],
-    rates: &[T],
-    second_scale: T,
-    eps: T,
-) {
+pub(super) fn apply_moments<T: Real>(param: &mut [T], first: &[T], second: &[T], rates: &[T], second_scale: T, eps: T) {
     let chunk = (CHUNK / rates.len()).max(1) * rates.len();
     (param.par_chunks_mut(chunk), first.par_chunks(chunk), second.par_chunks(chunk)).into_par_iter().for_each(
         |(param, first, second)| {

@@ -217,7 +217,11 @@ multiversion! {
 }
 
 /// Sums the lanes in order, cell by cell on all threads, into one array per parameter.
-fn sum_lanes<T: Real>(lanes: &[GradientRows<T>], num_real: usize, num_coefficients: usize) -> (Gradients<T>, Vec<[T; 2]>) {
+fn sum_lanes<T: Real>(
+    lanes: &[GradientRows<T>],
+    num_real: usize,
+    num_coefficients: usize,
+) -> (Gradients<T>, Vec<[T; 2]>) {
     const CELLS_PER_TASK: usize = 1024;
     let stride = lanes[0].stride;
     let num_sh = 3 * num_coefficients;

@@ -28,9 +28,7 @@ mod walk;
 pub use grad::RayGradient;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp,
-};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
 use faces::Faces;
 use std::sync::{Arc, Mutex};
 use walk::{Rays, Scene};
@@ -208,9 +206,10 @@ pub fn trace_rays(
     if inputs.offsets.dims() != [num_cells + 1] {
         bail!("trace_rays: offsets: expected [{}], found {:?}", num_cells + 1, inputs.offsets.shape());
     }
-    for (name, tensor) in [("density", density), ("sh", sh), ("origins", &inputs.origins), ("directions", &inputs.directions)]
-        .into_iter()
-        .chain(inputs.quantiles.as_ref().map(|q| ("quantiles", q)))
+    for (name, tensor) in
+        [("density", density), ("sh", sh), ("origins", &inputs.origins), ("directions", &inputs.directions)]
+            .into_iter()
+            .chain(inputs.quantiles.as_ref().map(|q| ("quantiles", q)))
     {
         if tensor.dtype() != points.dtype() {
             bail!("trace_rays: {name}: expected dtype {:?} of the points, found {:?}", points.dtype(), tensor.dtype());
@@ -307,9 +306,7 @@ impl TraceRays {
         let (scene, rays) = self.scene(&host, sh);
         let outputs = cpu::forward(&scene, &rays, &self.settings, true);
         let (num_rays, width) = (rays.len(), 4 + self.num_quantiles);
-        let tensor = |storage, len: usize| {
-            Tensor::from_storage(Storage::Cpu(storage), len, BackpropOp::none(), false)
-        };
+        let tensor = |storage, len: usize| Tensor::from_storage(Storage::Cpu(storage), len, BackpropOp::none(), false);
         let contribution: Vec<T> = outputs.weights.iter().map(|w| w[0]).collect();
         if let Ok(mut slot) = self.side.lock() {
             *slot = Some((

@@ -1,0 +1,146 @@
+//! The update of an error map: an exponential moving average (EMA), scattered.
+//!
+//! For each element of the batch, in batch order, duplicates included:
+//!
+//! `map[i] <- decay * map[i] + (1 - decay) * value`
+//!
+//! A plain `map[indices] = ...` keeps only one arbitrary write of each duplicate; here every observation counts, and
+//! the result has the same bits as the sequential loop for any number of threads. The sign bit marks an entry that
+//! was never visited: its first observation replaces it, whatever its magnitude. Not differentiable.
+
+pub(super) mod cpu;
+
+use std::{iter::Sum, ops::Add, sync::OnceLock};
+
+use candle_core::{CpuStorage, DType, InplaceOp3, Layout, Result, Tensor, bail};
+
+use super::batch;
+
+/// What a scatter-EMA did with the values it was given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScatterStats {
+    /// Values that entered the map.
+    pub updated: usize,
+    /// How many of those were the first observation of their entry.
+    pub first_visits: usize,
+    /// Values that were NaN or infinite and left the map as it was.
+    pub skipped_non_finite: usize,
+    /// Negative values, which entered as 0.
+    pub negative: usize,
+    /// Values above the cap of an [`ErrorMap`](super::ErrorMap), which entered as the cap; 0 where there is none.
+    pub capped: usize,
+}
+
+impl Add for ScatterStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            updated: self.updated + other.updated,
+            first_visits: self.first_visits + other.first_visits,
+            skipped_non_finite: self.skipped_non_finite + other.skipped_non_finite,
+            negative: self.negative + other.negative,
+            capped: self.capped + other.capped,
+        }
+    }
+}
+
+impl Sum for ScatterStats {
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        stats.fold(Self::default(), Add::add)
+    }
+}
+
+/// Moves `map[indices[k]]` towards `values[k]`, for every `k` in batch order and in place.
+///
+/// `map[i] <- decay * map[i] + (1 - decay) * v`, with the arithmetic of the map's dtype; an entry whose sign bit is
+/// set (-0.0 included) takes its first value as it is. NaN and infinite values are skipped and counted, negative
+/// ones enter as 0 and are counted.
+///
+/// - `map`: `[N]` f32 or f64, contiguous (a contiguous part of a larger tensor, as `narrow` gives, is updated where
+///   it lies);
+/// - `indices`: `[B]` u32, in any order, duplicates allowed (ascending is fastest);
+/// - `values`: `[B]` of the map's dtype;
+/// - `decay`: the share of the old value that is kept, in `[0, 1]`.
+///
+/// # Errors
+///
+/// On a wrong shape, dtype, device, layout or `decay`, and on an index outside the map. The map is then unchanged.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_radfoam::ops::scatter_ema;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let map = Tensor::new(&[1.0f32, -0.0, 0.5], &Device::Cpu)?; // the second entry was never visited
+/// let indices = Tensor::new(&[0u32, 1, 1, 2], &Device::Cpu)?;
+/// let errors = Tensor::new(&[0.0f32, 1.0, 0.0, f32::NAN], &Device::Cpu)?;
+/// let stats = scatter_ema(&map, &indices, &errors, 0.5)?;
+/// assert_eq!(map.to_vec1::<f32>()?, [0.5, 0.5, 0.5]);
+/// assert_eq!(stats.skipped_non_finite, 1);
+/// # Ok(())
+/// # }
+/// ```
+pub fn scatter_ema(map: &Tensor, indices: &Tensor, values: &Tensor, decay: f64) -> Result<ScatterStats> {
+    check_decay(decay)?;
+    batch::check_vector::<u32>("indices", indices, None)?;
+    let num_values = Some(indices.elem_count());
+    match map.dtype() {
+        DType::F64 => {
+            batch::check_vector::<f64>("map", map, None)?;
+            batch::check_vector::<f64>("values", values, num_values)?;
+        }
+        _ => {
+            batch::check_vector::<f32>("map", map, None)?;
+            batch::check_vector::<f32>("values", values, num_values)?;
+        }
+    }
+    let op = ScatterEma { decay, stats: OnceLock::new() };
+    map.inplace_op3(indices, values, &op)?;
+    Ok(op.stats.get().copied().unwrap_or_default())
+}
+
+pub(super) fn check_decay(decay: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&decay) {
+        bail!("decay: expected a number in [0, 1], found {decay}")
+    }
+    Ok(())
+}
+
+struct ScatterEma {
+    decay: f64,
+    /// An in-place op returns nothing; the counts come out here.
+    stats: OnceLock<ScatterStats>,
+}
+
+impl InplaceOp3 for ScatterEma {
+    fn name(&self) -> &'static str {
+        "scatter-ema"
+    }
+
+    fn cpu_fwd(
+        &self,
+        map: &mut CpuStorage,
+        map_layout: &Layout,
+        indices: &CpuStorage,
+        indices_layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        let range = batch::range("map", map_layout)?;
+        let indices = batch::view::<u32>("indices", indices, indices_layout)?;
+        let stats = match map {
+            CpuStorage::F32(map) => {
+                let values = batch::view("values", values, values_layout)?;
+                cpu::scatter_ema(&mut map[range], indices, values, self.decay as f32)?
+            }
+            CpuStorage::F64(map) => {
+                let values = batch::view("values", values, values_layout)?;
+                cpu::scatter_ema(&mut map[range], indices, values, self.decay)?
+            }
+            _ => bail!("tensor map: expected dtype F32 or F64"),
+        };
+        let _ = self.stats.set(stats);
+        Ok(())
+    }
+}
