@@ -20,7 +20,7 @@ fn sets(n: u32) -> Vec<(&'static str, Vec<[f32; 3]>)> {
         [center[0] + size * x, center[1] + size * y, center[2] + size * z]
     };
     let spread = |i: u32| (i % 50) as f32 / 50.0;
-    let clustered = |i: u32| if i % 2 == 0 { shell(i, 0.005) } else { blob(i, 0.01 * 30f32.powf(spread(i))) };
+    let clustered = |i: u32| if i.is_multiple_of(2) { shell(i, 0.005) } else { blob(i, 0.01 * 30f32.powf(spread(i))) };
     let scene = |i: u32| {
         let [u, v, w, _] = rng.uniform4(i + 2 * n);
         match i % 10 {
@@ -34,16 +34,17 @@ fn sets(n: u32) -> Vec<(&'static str, Vec<[f32; 3]>)> {
         let [x, y, z, _] = rng.uniform4(i);
         [x, y, z]
     };
-    let generators: [(&'static str, &dyn Fn(u32) -> [f32; 3]); 3] =
-        [("uniform", &uniform), ("clustered", &clustered), ("scene", &scene)];
-    generators
-        .into_iter()
-        .map(|(name, point)| {
-            let mut points: Vec<[f32; 3]> = (0..n).map(point).collect();
-            points.extend(sentinels([0.0; 3], if name == "scene" { 4000.0 } else { 8.0 }));
-            (name, points)
-        })
-        .collect()
+    [
+        ("uniform", (0..n).map(uniform).collect::<Vec<_>>()),
+        ("clustered", (0..n).map(clustered).collect()),
+        ("scene", (0..n).map(scene).collect()),
+    ]
+    .into_iter()
+    .map(|(name, mut points)| {
+        points.extend(sentinels([0.0; 3], if name == "scene" { 4000.0 } else { 8.0 }));
+        (name, points)
+    })
+    .collect()
 }
 
 fn geometry(criterion: &mut Criterion) {
