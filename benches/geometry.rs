@@ -50,26 +50,25 @@ fn sets(n: u32) -> Vec<(&'static str, Vec<[f32; 3]>)> {
 fn geometry(criterion: &mut Criterion) {
     let n = num_points();
     let mut group = criterion.benchmark_group("geometry");
-    group.sample_size(10).throughput(Throughput::Elements(n.into()));
+    group.sample_size(10);
     for (name, points) in sets(n) {
         // As a foam keeps its cells.
         let points: Vec<[f32; 3]> = hilbert_order(&points).into_iter().map(|i| points[i as usize]).collect();
         let delaunay = Delaunay::new(&points).expect("the benchmark's points have a triangulation");
         let adjacency = Adjacency::from_delaunay(&delaunay).expect("so few points fit");
+        group.throughput(Throughput::Elements(n.into()));
         group.bench_function(BenchmarkId::new("hilbert_order", name), |b| b.iter(|| hilbert_order(black_box(&points))));
         group.bench_function(BenchmarkId::new("delaunay", name), |b| b.iter(|| Delaunay::new(black_box(&points))));
         group.bench_function(BenchmarkId::new("adjacency", name), |b| {
             b.iter(|| Adjacency::from_delaunay(black_box(&delaunay)));
         });
         group.bench_function(BenchmarkId::new("certify", name), |b| b.iter(|| black_box(&delaunay).certify()));
+        // Each from the other end of the curve: walks through the whole set.
+        let walks: Vec<_> = (0..n).step_by(100).map(|i| (points[i as usize].map(|x| x * 1.001), n - 1 - i)).collect();
+        group.throughput(Throughput::Elements(walks.len() as u64));
         group.bench_function(BenchmarkId::new("nearest_cell", name), |b| {
-            // From the other end of the curve: a walk through the whole set, once a hundred points.
-            b.iter(|| {
-                (0..n).step_by(100).fold(0u64, |sum, i| {
-                    let query = points[i as usize].map(|x| x * 1.001);
-                    sum + u64::from(nearest_cell(&points, &adjacency, query, n - 1 - i))
-                })
-            });
+            let find = |&(query, hint)| u64::from(nearest_cell(&points, &adjacency, query, hint));
+            b.iter(|| walks.iter().map(find).sum::<u64>());
         });
     }
     group.finish();
