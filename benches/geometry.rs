@@ -20,7 +20,7 @@ fn sets(n: u32) -> Vec<(&'static str, Vec<[f32; 3]>)> {
         [center[0] + size * x, center[1] + size * y, center[2] + size * z]
     };
     let spread = |i: u32| (i % 50) as f32 / 50.0;
-    let clustered = |i: u32| if i % 2 == 0 { shell(i, 0.005) } else { blob(i, 0.01 * 30f32.powf(spread(i))) };
+    let clustered = |i: u32| if i.is_multiple_of(2) { shell(i, 0.005) } else { blob(i, 0.01 * 30f32.powf(spread(i))) };
     let scene = |i: u32| {
         let [u, v, w, _] = rng.uniform4(i + 2 * n);
         match i % 10 {
@@ -34,41 +34,41 @@ fn sets(n: u32) -> Vec<(&'static str, Vec<[f32; 3]>)> {
         let [x, y, z, _] = rng.uniform4(i);
         [x, y, z]
     };
-    let generators: [(&'static str, &dyn Fn(u32) -> [f32; 3]); 3] =
-        [("uniform", &uniform), ("clustered", &clustered), ("scene", &scene)];
-    generators
-        .into_iter()
-        .map(|(name, point)| {
-            let mut points: Vec<[f32; 3]> = (0..n).map(point).collect();
-            points.extend(sentinels([0.0; 3], if name == "scene" { 4000.0 } else { 8.0 }));
-            (name, points)
-        })
-        .collect()
+    [
+        ("uniform", (0..n).map(uniform).collect::<Vec<_>>()),
+        ("clustered", (0..n).map(clustered).collect()),
+        ("scene", (0..n).map(scene).collect()),
+    ]
+    .into_iter()
+    .map(|(name, mut points)| {
+        points.extend(sentinels([0.0; 3], if name == "scene" { 4000.0 } else { 8.0 }));
+        (name, points)
+    })
+    .collect()
 }
 
 fn geometry(criterion: &mut Criterion) {
     let n = num_points();
     let mut group = criterion.benchmark_group("geometry");
-    group.sample_size(10).throughput(Throughput::Elements(n.into()));
+    group.sample_size(10);
     for (name, points) in sets(n) {
         // As a foam keeps its cells.
         let points: Vec<[f32; 3]> = hilbert_order(&points).into_iter().map(|i| points[i as usize]).collect();
         let delaunay = Delaunay::new(&points).expect("the benchmark's points have a triangulation");
         let adjacency = Adjacency::from_delaunay(&delaunay).expect("so few points fit");
+        group.throughput(Throughput::Elements(n.into()));
         group.bench_function(BenchmarkId::new("hilbert_order", name), |b| b.iter(|| hilbert_order(black_box(&points))));
         group.bench_function(BenchmarkId::new("delaunay", name), |b| b.iter(|| Delaunay::new(black_box(&points))));
         group.bench_function(BenchmarkId::new("adjacency", name), |b| {
             b.iter(|| Adjacency::from_delaunay(black_box(&delaunay)));
         });
         group.bench_function(BenchmarkId::new("certify", name), |b| b.iter(|| black_box(&delaunay).certify()));
+        // Each from the other end of the curve: walks through the whole set.
+        let walks: Vec<_> = (0..n).step_by(100).map(|i| (points[i as usize].map(|x| x * 1.001), n - 1 - i)).collect();
+        group.throughput(Throughput::Elements(walks.len() as u64));
         group.bench_function(BenchmarkId::new("nearest_cell", name), |b| {
-            // From the other end of the curve: a walk through the whole set, once a hundred points.
-            b.iter(|| {
-                (0..n).step_by(100).fold(0u64, |sum, i| {
-                    let query = points[i as usize].map(|x| x * 1.001);
-                    sum + u64::from(nearest_cell(&points, &adjacency, query, n - 1 - i))
-                })
-            });
+            let find = |&(query, hint)| u64::from(nearest_cell(&points, &adjacency, query, hint));
+            b.iter(|| walks.iter().map(find).sum::<u64>());
         });
     }
     group.finish();
