@@ -1,0 +1,221 @@
+//! Everything that decides how a foam is trained.
+
+use super::optim::OptimConfig;
+use crate::data::SamplerConfig;
+use crate::foam::{InitConfig, RefineConfig};
+use crate::ops::TraceSettings;
+use crate::rng::{Rng, Stream};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// How a foam is trained; the default is for minutes on a CPU. Lengths are in extents of the scene, rates per step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Steps to train for; the schedules run over them. With a time limit too, whichever comes first.
+    pub steps: Option<u64>,
+    /// Seconds of training to plan for; the schedules run over them. Evaluation and loading do not count. A run that
+    /// is planned by time does not repeat bit for bit, since no two take the same steps in the same time.
+    pub time_limit: Option<f64>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Degree of the spherical harmonics, 0 to 3.
+    pub sh_degree: usize,
+    /// Density of a raw density of 1, in 1 / extent of the scene.
+    pub density_scale: f64,
+    /// What is behind the foam.
+    pub background: Background,
+    /// The cells to start with.
+    pub init: InitConfig,
+    /// Which rays are drawn.
+    pub sampler: SamplerConfig,
+    /// How far rays are followed.
+    pub trace: TraceSettings,
+    /// What is minimised.
+    pub loss: LossConfig,
+    /// Learning rates and the constants of Adam.
+    pub optim: OptimConfig,
+    /// When the cells are triangulated anew.
+    pub topology: TopologyConfig,
+    /// How cells are removed and added.
+    pub refine: RefineConfig,
+    /// The resolution that is trained on, by progress. In order; the last entry holds to the end, and none at all is
+    /// the full resolution throughout.
+    pub resolution: Vec<ResolutionStage>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            time_limit: None,
+            seed: 0,
+            sh_degree: 1,
+            density_scale: 13.0,
+            background: Background::White,
+            init: InitConfig::default(),
+            sampler: SamplerConfig { batch_size: 16_384, warmup_steps: 50, ..SamplerConfig::default() },
+            trace: TraceSettings { grazing_cosine: 0.05, ..TraceSettings::default() },
+            loss: LossConfig::default(),
+            optim: OptimConfig::default(),
+            topology: TopologyConfig::default(),
+            refine: RefineConfig::default(),
+            resolution: Vec::new(),
+        }
+    }
+}
+
+/// What is behind the foam, in training and where it is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Background {
+    /// White, always.
+    White,
+    /// Black, always.
+    Black,
+    /// A colour of its own for each training ray, so that only what is opaque can look right; white in evaluation.
+    Random,
+}
+
+impl Background {
+    /// The colour behind ray `index` of `step`.
+    pub(crate) fn color(self, seed: u64, step: u64, index: usize) -> [f32; 3] {
+        match self {
+            Self::White => [1.0; 3],
+            Self::Black => [0.0; 3],
+            Self::Random => {
+                let [r, g, b, _] = Rng::new(seed, Stream::Background, step).uniform4(index as u32);
+                [r, g, b]
+            }
+        }
+    }
+
+    /// The colour behind test images.
+    pub fn evaluation(self) -> [f32; 3] {
+        match self {
+            Self::White | Self::Random => [1.0; 3],
+            Self::Black => [0.0; 3],
+        }
+    }
+}
+
+impl std::str::FromStr for Background {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "white" => Ok(Self::White),
+            "black" => Ok(Self::Black),
+            "random" => Ok(Self::Random),
+            _ => Err(Error::config("background", "white, black or random", text)),
+        }
+    }
+}
+
+/// What is minimised: the mean over the rays of
+/// `weight * (|C - C*|^2 / 3 + opacity_weight (A - A*)^2 + quantile_weight |d_a - d_b|)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of the squared difference between opacity and the image's alpha (1 in an image without).
+    pub opacity_weight: f32,
+    /// Weight of the distance between the depths at two random transmittance quantiles, which gathers density at
+    /// surfaces; ramps up linearly over the first half of training. The reference implementation's is 1e-4.
+    pub quantile_weight: f32,
+    /// Exponent b of the weight `(1 / (N p))^b` of a ray that was drawn with probability p of N. At 1 the loss is an
+    /// unbiased estimate of the mean over all rays; at 0 hard rays count for more.
+    pub importance_exponent: f32,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { opacity_weight: 0.0, quantile_weight: 0.0, importance_exponent: 0.0 }
+    }
+}
+
+/// When the cells are triangulated anew.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopologyConfig {
+    /// Steps between two looks at how far the points have moved.
+    pub check_every: u64,
+    /// A point has moved if it is farther from where it was triangulated than this times the distance to its nearest
+    /// neighbour.
+    pub moved_limit: f32,
+    /// The share of moved points beyond which the cells are triangulated anew.
+    pub moved_share: f32,
+}
+
+impl Default for TopologyConfig {
+    fn default() -> Self {
+        Self { check_every: 10, moved_limit: 0.6, moved_share: 0.1 }
+    }
+}
+
+/// A stage of the resolution schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolutionStage {
+    /// Progress (0 to 1) at which the stage ends.
+    pub until: f64,
+    /// Images are reduced by this factor.
+    pub factor: u32,
+}
+
+impl TrainConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, field: &str, expected: &str, found: String| {
+            if ok { Ok(()) } else { Err(Error::config(field, expected, found)) }
+        };
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        check(self.steps.is_some() || self.time_limit.is_some(), "steps", "steps or a time limit", "neither".into())?;
+        check(self.steps != Some(0), "steps", "at least 1", "0".into())?;
+        check(self.time_limit.is_none_or(positive), "time_limit", "positive seconds", format!("{:?}", self.time_limit))?;
+        check(self.sh_degree <= crate::sh::MAX_DEGREE, "sh_degree", "0 to 3", self.sh_degree.to_string())?;
+        check(positive(self.density_scale), "density_scale", "positive", self.density_scale.to_string())?;
+        self.sampler.validate()?;
+        self.optim.validate()?;
+        for (field, value) in [
+            ("loss.opacity_weight", self.loss.opacity_weight),
+            ("loss.quantile_weight", self.loss.quantile_weight),
+            ("loss.importance_exponent", self.loss.importance_exponent),
+            ("topology.moved_limit", self.topology.moved_limit),
+            ("topology.moved_share", self.topology.moved_share),
+            ("refine.prune_weight", self.refine.prune_weight),
+            ("refine.offset", self.refine.offset),
+            ("refine.jitter", self.refine.jitter),
+        ] {
+            check(value >= 0.0 && value.is_finite(), field, "at least 0", value.to_string())?;
+        }
+        check(self.topology.check_every > 0, "topology.check_every", "at least 1", "0".into())?;
+        let range = share(self.refine.from) && share(self.refine.until) && self.refine.from <= self.refine.until;
+        check(range, "refine.from", "0 to 1, before refine.until", format!("{}..{}", self.refine.from, self.refine.until))?;
+        check(self.trace.max_cells > 0, "trace.max_cells", "at least 1", "0".into())?;
+        for (field, value) in [
+            ("trace.transmittance_threshold", self.trace.transmittance_threshold),
+            ("trace.grazing_cosine", self.trace.grazing_cosine),
+        ] {
+            check((0.0..1.0).contains(&value), field, "in [0, 1)", value.to_string())?;
+        }
+        let density = self.trace.density_threshold;
+        check(density >= 0.0 && density.is_finite(), "trace.density_threshold", "at least 0", density.to_string())?;
+        for stage in &self.resolution {
+            check(stage.factor >= 1, "resolution.factor", "at least 1", stage.factor.to_string())?;
+            check(share(stage.until), "resolution.until", "0 to 1", stage.until.to_string())?;
+        }
+        let ascending = self.resolution.windows(2).all(|pair| pair[0].until < pair[1].until);
+        check(ascending, "resolution.until", "ascending", "out of order".into())
+    }
+
+    /// The factor by which images are reduced at `progress`.
+    pub fn resolution_at(&self, progress: f64) -> u32 {
+        let stage = self.resolution.iter().find(|stage| progress < stage.until).or(self.resolution.last());
+        stage.map_or(1, |stage| stage.factor)
+    }
+}
