@@ -48,9 +48,8 @@ impl Checkpoint {
         let path = path.as_ref();
         let metadata = HashMap::from([(HEADER_KEY.to_string(), self.header.to_string())]);
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|error| {
-            Error::file(path, "tensors", "tensors that safetensors can hold", error.to_string())
-        })?;
+        let bytes = safetensors::serialize(tensors, Some(metadata))
+            .map_err(|error| Error::file(path, "tensors", "tensors that safetensors can hold", error.to_string()))?;
         write_atomically(path, &bytes)
     }
 
@@ -93,6 +92,18 @@ impl Checkpoint {
     /// No such tensor; the error names `path`.
     pub fn tensor(&self, path: &Path, name: &str) -> Result<&Tensor> {
         self.tensors.get(name).ok_or_else(|| Error::file(path, name, "a tensor", "none of that name"))
+    }
+
+    /// The values of a tensor by name, flattened.
+    ///
+    /// # Errors
+    ///
+    /// No such tensor, or one of another dtype than `T`; the error names `path`.
+    pub fn values<T: candle_core::WithDType>(&self, path: &Path, name: &str) -> Result<Vec<T>> {
+        let tensor = self.tensor(path, name)?;
+        let found = || format!("{:?} {:?}", tensor.dtype(), tensor.dims());
+        let values = tensor.flatten_all().and_then(|t| t.to_vec1::<T>());
+        values.map_err(|_| Error::file(path, name, format!("{:?}", T::DTYPE), found()))
     }
 }
 

@@ -3,6 +3,7 @@
 mod init;
 mod refine;
 mod render;
+mod state;
 mod topology;
 
 pub use init::{InitConfig, InitialCells, initial_cells};

@@ -1,7 +1,7 @@
 //! Pruning cells that nobody sees, and adding cells where the gradient asks for them.
 
 use super::topology::squared_distance;
-use super::{Foam, Topology, with_values};
+use super::{Foam, Topology};
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
@@ -210,18 +210,5 @@ impl Foam {
             }
         }
         farthest.1.map(|j| (0.5 * sum / count as f32, j))
-    }
-
-    /// The number of values that are not finite, by parameter.
-    ///
-    /// # Errors
-    ///
-    /// Those of Candle.
-    pub fn count_non_finite(&self) -> Result<[(&'static str, usize); 3]> {
-        let mut counts = [("", 0); 3];
-        for (slot, (name, var)) in counts.iter_mut().zip(self.named_vars()) {
-            *slot = (name, with_values(var, |v: &[f32]| v.par_iter().filter(|x| !x.is_finite()).count())?);
-        }
-        Ok(counts)
     }
 }

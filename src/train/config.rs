@@ -176,7 +176,12 @@ impl TrainConfig {
         let share = |x: f64| (0.0..=1.0).contains(&x);
         check(self.steps.is_some() || self.time_limit.is_some(), "steps", "steps or a time limit", "neither".into())?;
         check(self.steps != Some(0), "steps", "at least 1", "0".into())?;
-        check(self.time_limit.is_none_or(positive), "time_limit", "positive seconds", format!("{:?}", self.time_limit))?;
+        check(
+            self.time_limit.is_none_or(positive),
+            "time_limit",
+            "positive seconds",
+            format!("{:?}", self.time_limit),
+        )?;
         check(self.sh_degree <= crate::sh::MAX_DEGREE, "sh_degree", "0 to 3", self.sh_degree.to_string())?;
         check(positive(self.density_scale), "density_scale", "positive", self.density_scale.to_string())?;
         self.sampler.validate()?;
@@ -195,7 +200,12 @@ impl TrainConfig {
         }
         check(self.topology.check_every > 0, "topology.check_every", "at least 1", "0".into())?;
         let range = share(self.refine.from) && share(self.refine.until) && self.refine.from <= self.refine.until;
-        check(range, "refine.from", "0 to 1, before refine.until", format!("{}..{}", self.refine.from, self.refine.until))?;
+        check(
+            range,
+            "refine.from",
+            "0 to 1, before refine.until",
+            format!("{}..{}", self.refine.from, self.refine.until),
+        )?;
         check(self.trace.max_cells > 0, "trace.max_cells", "at least 1", "0".into())?;
         for (field, value) in [
             ("trace.transmittance_threshold", self.trace.transmittance_threshold),

@@ -1,1 +1,450 @@
-//! (to come)
+//! Training a foam on a capture: the one room that knows both.
+//!
+//! [`Trainer::step`] computes and returns; it neither prints nor writes. Whoever calls it draws the progress bar.
+
+mod config;
+mod evaluate;
+pub mod metrics;
+mod optim;
+mod state;
+
+pub use config::{Background, LossConfig, ResolutionStage, TopologyConfig, TrainConfig};
+pub use evaluate::{Evaluation, ViewScore, evaluate_views};
+pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
+pub use state::FORMAT_VERSION;
+
+use crate::data::{Batch, Dataset, Pixels, Sampler, SamplerConfig};
+use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
+use crate::ops::RayGradient;
+use crate::ops::fused::{self, Faces, Rays, Scene};
+use crate::rng::{Rng, Stream};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use std::time::Instant;
+
+/// Trains a foam on a capture.
+///
+/// ```no_run
+/// use candle_core::Device;
+/// use candle_radfoam::data::{LoadOptions, load};
+/// use candle_radfoam::train::{TrainConfig, Trainer};
+///
+/// # fn main() -> candle_radfoam::Result<()> {
+/// let dataset = load("path/to/capture", &LoadOptions::default())?;
+/// let mut trainer = Trainer::new(dataset, TrainConfig { steps: Some(2000), ..Default::default() }, &Device::Cpu)?;
+/// while !trainer.is_finished() {
+///     trainer.step()?;
+/// }
+/// println!("{:.2} dB", trainer.evaluate(|_, _, _| Ok(()))?.psnr_db);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Trainer {
+    config: TrainConfig,
+    dataset: Dataset,
+    /// The training pixels at the present stage of the resolution schedule.
+    pixels: Pixels,
+    resolution: u32,
+    foam: Foam,
+    /// Laid out for the present topology.
+    faces: Faces<f32>,
+    optimizer: Adam,
+    sampler: Sampler,
+    statistics: RefineStatistics,
+    refine_round: u32,
+    num_initial_cells: usize,
+    step: u64,
+    num_rays: u64,
+    /// Where the schedules stand, 0 to 1.
+    progress: f64,
+    /// Wall time of all steps so far.
+    seconds: f64,
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepStats {
+    /// The step, from 0.
+    pub step: u64,
+    /// Where the schedules stood, 0 to 1.
+    pub progress: f64,
+    /// The mean loss of the batch.
+    pub loss: f64,
+    /// The mean squared error of the batch's colours. With a sampler that prefers hard rays it lies above that of
+    /// whole images.
+    pub squared_error: f64,
+    /// Rays traced in this step.
+    pub num_rays: usize,
+    /// Cells that these rays entered.
+    pub cells_entered: u64,
+    /// Cells of the foam.
+    pub num_cells: usize,
+    /// Whether the cells were triangulated anew because the points had moved.
+    pub rebuilt: bool,
+    /// Cells removed and added, if this step began with a refinement.
+    pub refined: Option<(usize, usize)>,
+}
+
+impl Trainer {
+    /// Prepares training on `dataset`: initial cells (from its point cloud if it has one), sampler, optimiser.
+    ///
+    /// # Errors
+    ///
+    /// A setting out of range; a dataset without training views; a device other than the CPU, for which the trainer
+    /// has no kernels yet.
+    pub fn new(dataset: Dataset, config: TrainConfig, device: &Device) -> Result<Self> {
+        let started = Instant::now();
+        config.validate()?;
+        if !device.is_cpu() {
+            return Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")));
+        }
+        let resolution = config.resolution_at(0.0);
+        let pixels = training_pixels(&dataset, resolution)?;
+        let sampler_config = SamplerConfig { seed: config.seed, ..config.sampler.clone() };
+        let sampler = Sampler::new(&pixels.shapes(), sampler_config)?;
+        let cloud = dataset.point_cloud.as_ref().map(|cloud| {
+            let points: Vec<[f32; 3]> = cloud.points.iter().map(|p| p.map(|x| x as f32)).collect();
+            let colors: Option<Vec<[f32; 3]>> = cloud
+                .colors
+                .as_ref()
+                .map(|colors| colors.iter().map(|color| color.map(|c| f32::from(c) / 255.0)).collect());
+            (points, colors)
+        });
+        let cloud = cloud.as_ref().map(|(points, colors)| (&points[..], colors.as_deref()));
+        let cells = initial_cells(&config.init, dataset.extent as f32, cloud, config.seed)?;
+        let foam = Foam::new(cells, config.sh_degree, config.density_scale / dataset.extent, device)?;
+        let optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
+        let num_initial_cells = foam.num_cells();
+        let mut trainer = Self {
+            faces: new_faces(&foam),
+            statistics: RefineStatistics::new(num_initial_cells),
+            config,
+            dataset,
+            pixels,
+            resolution,
+            foam,
+            optimizer,
+            sampler,
+            refine_round: 0,
+            num_initial_cells,
+            step: 0,
+            num_rays: 0,
+            progress: 0.0,
+            seconds: 0.0,
+        };
+        trainer.seconds = started.elapsed().as_secs_f64();
+        Ok(trainer)
+    }
+
+    /// The foam as it is now.
+    pub fn foam(&self) -> &Foam {
+        &self.foam
+    }
+
+    /// The capture.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The sampler, for its statistics and its error map.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// Steps taken.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// Rays traced in training.
+    pub fn num_rays(&self) -> u64 {
+        self.num_rays
+    }
+
+    /// Wall time of preparation and steps, in seconds; evaluation and loading do not count.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Where the schedules stand, 0 to 1.
+    pub fn progress(&self) -> f64 {
+        self.progress
+    }
+
+    /// Whether the planned steps or seconds are over.
+    pub fn is_finished(&self) -> bool {
+        self.progress >= 1.0
+    }
+
+    /// One step: draw rays, trace them, take the loss back, update the parameters, the error map and, when they are
+    /// due, the cells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`] if a loss or gradient is not finite, before anything is updated from it; those of the
+    /// parts.
+    pub fn step(&mut self) -> Result<StepStats> {
+        let started = Instant::now();
+        self.follow_resolution()?;
+        let refined = self.refine_if_due()?;
+        let progress = self.progress;
+
+        let draw = self.sampler.draw()?;
+        let batch = self.pixels.batch(draw.indices_slice())?;
+        let importance = match self.config.loss.importance_exponent {
+            0.0 => None,
+            exponent => Some(draw.importance_vec(exponent)),
+        };
+        let derivative = self.foam.refresh(&mut self.faces)?;
+        let start_cells = self.start_cells(&batch)?;
+        let (quantiles, num_quantiles) = self.quantiles(batch.len());
+        let rays = Rays {
+            origins: batch.origins.as_flattened(),
+            directions: batch.directions.as_flattened(),
+            start_cells: &start_cells,
+            quantiles: &quantiles,
+            num_quantiles,
+        };
+        let loss = RayLoss::new(&self.config, &batch, importance.as_deref(), self.step, progress);
+        let (outputs, gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
+            let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
+            fused::forward_backward(&scene, &rays, &self.config.trace, self.foam.num_cells(), |ray, out| {
+                loss.gradient(ray, out)
+            })
+        })?;
+
+        let width = 4 + num_quantiles;
+        let (losses, errors): (Vec<f64>, Vec<f32>) =
+            outputs.packed.par_chunks_exact(width).enumerate().map(|(ray, out)| loss.value(ray, out)).unzip();
+        let non_finite = losses.iter().filter(|x| !x.is_finite()).count();
+        self.require_finite("loss", non_finite)?;
+        let mut grad_raw = gradients.density;
+        grad_raw.par_iter_mut().zip(&derivative).for_each(|(g, d)| *g *= d);
+        let non_finite = |v: &[f32]| v.par_iter().with_min_len(1 << 14).filter(|x| !x.is_finite()).count();
+        self.require_finite("grad_points", non_finite(&gradients.points))?;
+        self.require_finite("grad_raw_density", non_finite(&grad_raw))?;
+        self.require_finite("grad_sh", non_finite(&gradients.sh))?;
+        self.statistics.add(&gradients.points, &outputs.weights);
+
+        let device = self.foam.points().device().clone();
+        let num_cells = self.foam.num_cells();
+        self.set_rates(progress)?;
+        self.optimizer.update(&[
+            ("points", &Tensor::from_vec(gradients.points, (num_cells, 3), &device)?),
+            ("raw_density", &Tensor::from_vec(grad_raw, num_cells, &device)?),
+            ("sh", &Tensor::from_vec(gradients.sh, self.foam.sh().shape(), &device)?),
+        ])?;
+        let squared_error = errors.iter().map(|&e| f64::from(e)).sum::<f64>() / errors.len() as f64;
+        let num_rays = errors.len();
+        self.sampler.update(draw, &Tensor::from_vec(errors, num_rays, &device)?)?;
+
+        let topology = &self.config.topology;
+        let due = (self.step + 1).is_multiple_of(topology.check_every);
+        let rebuilt = due && self.foam.maintain(topology.moved_limit, topology.moved_share)?;
+        if rebuilt {
+            self.faces = new_faces(&self.foam);
+        }
+
+        let stats = StepStats {
+            step: self.step,
+            progress,
+            loss: losses.iter().sum::<f64>() / num_rays as f64,
+            squared_error,
+            num_rays,
+            cells_entered: outputs.num_cells.iter().map(|&n| u64::from(n)).sum(),
+            num_cells,
+            rebuilt,
+            refined,
+        };
+        self.step += 1;
+        self.num_rays += num_rays as u64;
+        self.seconds += started.elapsed().as_secs_f64();
+        let by_steps = self.config.steps.map_or(0.0, |steps| self.step as f64 / steps as f64);
+        let by_time = self.config.time_limit.map_or(0.0, |limit| self.seconds / limit);
+        self.progress = by_steps.max(by_time).min(1.0);
+        Ok(stats)
+    }
+
+    /// Scores the foam on the test views. `on_view` is given the index, the view and the rendering of each, as for
+    /// saving pictures.
+    ///
+    /// # Errors
+    ///
+    /// Those of rendering and of `on_view`.
+    pub fn evaluate<F>(&self, on_view: F) -> Result<Evaluation>
+    where
+        F: FnMut(usize, &crate::data::View, &crate::foam::Rendering) -> Result<()>,
+    {
+        let background = self.config.background.evaluation();
+        evaluate_views(&self.foam, &self.dataset.test, background, &self.config.trace, on_view)
+    }
+
+    fn require_finite(&self, tensor: &str, count: usize) -> Result<()> {
+        if count == 0 { Ok(()) } else { Err(Error::NonFinite { tensor: tensor.into(), count, step: self.step }) }
+    }
+
+    fn set_rates(&mut self, progress: f64) -> Result<()> {
+        let optim = &self.config.optim;
+        let color = optim.color.at(progress);
+        let mut columns = vec![color * optim.sh_factor; 3 * self.foam.num_coefficients()];
+        columns[..3].fill(color);
+        let (points, density) = (optim.points.at(progress) * self.dataset.extent, optim.density.at(progress));
+        self.optimizer.set_rates("points", vec![points])?;
+        self.optimizer.set_rates("raw_density", vec![density])?;
+        self.optimizer.set_rates("sh", columns)
+    }
+
+    /// Moves on to the stage of the resolution schedule that is due; the error map is carried over.
+    fn follow_resolution(&mut self) -> Result<()> {
+        let factor = self.config.resolution_at(self.progress);
+        if factor != self.resolution {
+            self.pixels = training_pixels(&self.dataset, factor)?;
+            self.sampler.resample(&self.pixels.shapes())?;
+            self.resolution = factor;
+        }
+        Ok(())
+    }
+
+    /// Refines the cells if a round is due; never before every cell has had a chance to be seen.
+    fn refine_if_due(&mut self) -> Result<Option<(usize, usize)>> {
+        /// Steps to gather statistics over before a round.
+        const MIN_STEPS: u64 = 20;
+        let refine = &self.config.refine;
+        if self.refine_round >= refine.rounds_at(self.progress) || self.statistics.steps < MIN_STEPS {
+            return Ok(None);
+        }
+        self.refine_round += 1;
+        let target = refine.target(self.refine_round, self.num_initial_cells);
+        let map = self.foam.refine(&self.statistics, refine, target, self.config.seed, self.step)?;
+        for (name, var) in self.foam.named_vars() {
+            self.optimizer.follow(name, var, &map)?;
+        }
+        self.faces = new_faces(&self.foam);
+        self.statistics = RefineStatistics::new(self.foam.num_cells());
+        Ok(Some((map.num_pruned, map.is_new.iter().filter(|&&new| new).count())))
+    }
+
+    /// The cell that holds each ray's origin: one search per view of the batch.
+    fn start_cells(&self, batch: &Batch) -> Result<Vec<u32>> {
+        let mut views = batch.views.clone();
+        views.sort_unstable();
+        views.dedup();
+        let sites: Vec<[f32; 3]> = self.faces.sites.iter().map(|&[x, y, z, _]| [x, y, z]).collect();
+        let cameras = self.pixels.cameras();
+        let mut cell_of_view = vec![0; cameras.len()];
+        let found: Vec<u32> = views
+            .par_iter()
+            .map(|&view| {
+                let position = cameras[view as usize].world_from_camera.position.map(|x| x as f32);
+                self.foam.topology().cell_at(&sites, position, 0)
+            })
+            .collect();
+        for (view, cell) in views.into_iter().zip(found) {
+            cell_of_view[view as usize] = cell;
+        }
+        Ok(batch.views.iter().map(|&view| cell_of_view[view as usize]).collect())
+    }
+
+    /// Two random transmittance quantiles a ray, descending, if the loss asks for them.
+    fn quantiles(&self, num_rays: usize) -> (Vec<f32>, usize) {
+        /// Keeps quantiles strictly inside (0, 1).
+        const MARGIN: f32 = 1e-3;
+        if self.config.loss.quantile_weight == 0.0 {
+            return (Vec::new(), 0);
+        }
+        let rng = Rng::new(self.config.seed, Stream::Quantile, self.step);
+        let pair = |ray: usize| {
+            let [a, b, ..] = rng.uniform4(ray as u32).map(|u| u.clamp(MARGIN, 1.0 - MARGIN));
+            [a.max(b), a.min(b)]
+        };
+        ((0..num_rays).flat_map(pair).collect(), 2)
+    }
+}
+
+/// The training views of a dataset, reduced by `factor`, as a store of pixels.
+fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
+    if factor == 1 { Pixels::new(&dataset.train) } else { Pixels::new(&dataset.resized(factor)?.train) }
+}
+
+fn new_faces(foam: &Foam) -> Faces<f32> {
+    let adjacency = foam.topology().adjacency();
+    Faces::new(&adjacency.offsets, &adjacency.neighbors)
+}
+
+/// The loss of each ray of a batch, and its gradient by the ray's outputs.
+struct RayLoss<'a> {
+    config: &'a LossConfig,
+    background: Background,
+    seed: u64,
+    step: u64,
+    batch: &'a Batch,
+    importance: Option<&'a [f32]>,
+    quantile_weight: f32,
+}
+
+impl<'a> RayLoss<'a> {
+    fn new(config: &'a TrainConfig, batch: &'a Batch, importance: Option<&'a [f32]>, step: u64, progress: f64) -> Self {
+        let quantile_weight = config.loss.quantile_weight * (2.0 * progress).min(1.0) as f32;
+        Self {
+            config: &config.loss,
+            background: config.background,
+            seed: config.seed,
+            step,
+            batch,
+            importance,
+            quantile_weight,
+        }
+    }
+
+    /// Background, colour difference and opacity difference of a ray with outputs `[rgb, opacity, ..]`.
+    fn residual(&self, ray: usize, out: &[f32]) -> ([f32; 3], [f32; 3], f32) {
+        let background = self.background.color(self.seed, self.step, ray);
+        let [r, g, b, alpha] = self.batch.rgba[ray];
+        let color = [0, 1, 2]
+            .map(|c| (out[c] + (1.0 - out[3]) * background[c]) - ([r, g, b][c] + (1.0 - alpha) * background[c]));
+        (background, color, out[3] - alpha)
+    }
+
+    fn weight(&self, ray: usize) -> f32 {
+        self.importance.map_or(1.0, |w| w[ray]) * self.batch.weights.as_ref().map_or(1.0, |w| w[ray])
+    }
+
+    /// The loss of a ray, and the squared error of its colour (mean over the channels), which drives the error map.
+    fn value(&self, ray: usize, out: &[f32]) -> (f64, f32) {
+        let (_, color, opacity) = self.residual(ray, out);
+        let squared = (color[0] * color[0] + color[1] * color[1] + color[2] * color[2]) / 3.0;
+        let mut loss = squared + self.config.opacity_weight * opacity * opacity;
+        if let [.., near, far] = out[4..]
+            && far >= 0.0
+        {
+            loss += self.quantile_weight * (far - near).abs();
+        }
+        let visible = self.batch.weights.as_ref().map_or(1.0, |w| w[ray]);
+        (f64::from(self.weight(ray) * loss), visible * squared)
+    }
+
+    fn gradient(&self, ray: usize, out: &[f32]) -> RayGradient<'static, f32> {
+        /// Gradients of the depths by the sign of their difference; quantiles descend, so depths ascend.
+        static SPREAD: [f32; 2] = [-1.0, 1.0];
+        let (background, color, opacity) = self.residual(ray, out);
+        let scale = self.weight(ray) / self.batch.len() as f32;
+        let rgb = color.map(|c| scale * 2.0 / 3.0 * c);
+        let behind: f32 = (0..3).map(|c| rgb[c] * background[c]).sum();
+        RayGradient {
+            rgb,
+            opacity: scale * 2.0 * self.config.opacity_weight * opacity - behind,
+            depth: match out[4..] {
+                [_, far] if far >= 0.0 => &SPREAD,
+                _ => &[],
+            },
+            depth_scale: scale * self.quantile_weight,
+        }
+    }
+}

@@ -193,7 +193,11 @@ impl Adam {
                     group.moments = tensor.clone();
                 }
                 Some(tensor) => {
-                    return Err(Error::tensor(format!("optim.{}", group.name), expected, format!("{:?}", tensor.dims())));
+                    return Err(Error::tensor(
+                        format!("optim.{}", group.name),
+                        expected,
+                        format!("{:?}", tensor.dims()),
+                    ));
                 }
                 None => return Err(Error::tensor(format!("optim.{}", group.name), expected, "no such tensor")),
             }

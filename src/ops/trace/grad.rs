@@ -10,8 +10,10 @@ pub struct RayGradient<'a, T> {
     pub rgb: [T; 3],
     /// With respect to opacity.
     pub opacity: T,
-    /// With respect to the depth of each quantile; may be empty.
+    /// With respect to the depth of each quantile, up to a factor; may be empty.
     pub depth: &'a [T],
+    /// That factor.
+    pub depth_scale: T,
 }
 
 /// Gradient rows `[x, y, z, density, sh..]` of every cell, one cache line each at degree 1.
@@ -81,7 +83,7 @@ pub(crate) fn backward_ray<T: Real>(
             let mut grad_optical = -pending;
             while quantile > segment.reached as usize {
                 quantile -= 1;
-                let g = grad.depth[quantile];
+                let g = grad.depth_scale * grad.depth[quantile];
                 grad_entry += g;
                 grad_density -= g * (transmittance / quantiles[quantile]).ln() / (density * density);
                 pending += g / density;

@@ -326,7 +326,7 @@ impl TraceRays {
         let width = 4 + self.num_quantiles;
         let (_, gradients) = cpu::forward_backward(&scene, &rays, &self.settings, density_host.len(), |ray, _| {
             let row = &grad[ray * width..(ray + 1) * width];
-            RayGradient { rgb: [row[0], row[1], row[2]], opacity: row[3], depth: &row[4..] }
+            RayGradient { rgb: [row[0], row[1], row[2]], opacity: row[3], depth: &row[4..], depth_scale: T::one() }
         });
         let device = points.device();
         Ok([
@@ -407,7 +407,7 @@ fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 /// segments of a ray are then used while they are in cache, and the rays walked once instead of twice.
 pub(crate) mod fused {
     pub(crate) use super::check_adjacency;
-    pub(crate) use super::cpu::{Gradients, Outputs, forward, forward_backward};
+    pub(crate) use super::cpu::{forward, forward_backward};
     pub(crate) use super::faces::Faces;
     pub(crate) use super::walk::{Rays, Scene};
 }

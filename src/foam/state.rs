@@ -1,0 +1,50 @@
+//! A foam as named tensors, and back.
+
+use super::{Foam, Topology};
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use candle_core::Tensor;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+impl Foam {
+    /// Everything of the foam by tensor name, under `foam.`.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let (topology, device) = (self.topology(), self.points().device());
+        let adjacency = topology.adjacency();
+        let built_at = topology.built_at();
+        Ok(BTreeMap::from([
+            ("foam.points".into(), self.points().copy()?),
+            ("foam.raw_density".into(), self.raw_density().copy()?),
+            ("foam.sh".into(), self.sh().copy()?),
+            ("foam.offsets".into(), Tensor::from_slice(&adjacency.offsets, adjacency.offsets.len(), device)?),
+            ("foam.neighbors".into(), Tensor::from_slice(&adjacency.neighbors, adjacency.neighbors.len(), device)?),
+            ("foam.built_at".into(), Tensor::from_slice(built_at.as_flattened(), (built_at.len(), 3), device)?),
+        ]))
+    }
+
+    /// The foam of a [`Foam::state`], read from the checkpoint at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Tensors that are missing, of another dtype or shape, or not finite; an adjacency that is none.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
+        let built_at = checkpoint.values::<f32>(path, "foam.built_at")?;
+        let topology = Topology::from_parts(
+            checkpoint.values(path, "foam.offsets")?,
+            checkpoint.values(path, "foam.neighbors")?,
+            built_at.as_chunks::<3>().0.to_vec(),
+        )?;
+        Self::from_parts(
+            checkpoint.tensor(path, "foam.points")?.clone(),
+            checkpoint.tensor(path, "foam.raw_density")?.clone(),
+            checkpoint.tensor(path, "foam.sh")?.clone(),
+            checkpoint.field(path, "density_scale")?,
+            topology,
+        )
+    }
+}
