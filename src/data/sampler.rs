@@ -91,7 +91,12 @@ impl SamplerConfig {
         let batch_fits = self.batch_size >= 1 && u32::try_from(self.batch_size).is_ok();
         check(batch_fits, "batch_size", "1 to 2^32 - 1", self.batch_size.to_string())?;
         let fraction = self.uniform_fraction;
-        check((0.0..=MAX_UNIFORM_FRACTION).contains(&fraction), "uniform_fraction", &format!("[0, {MAX_UNIFORM_FRACTION}]"), fraction.to_string())?;
+        check(
+            (0.0..=MAX_UNIFORM_FRACTION).contains(&fraction),
+            "uniform_fraction",
+            &format!("[0, {MAX_UNIFORM_FRACTION}]"),
+            fraction.to_string(),
+        )?;
         check((0.0..=1.0).contains(&self.decay), "decay", "[0, 1]", self.decay.to_string())?;
         check(self.patch >= 1, "patch", "a side of at least 1 pixel", self.patch.to_string())?;
         let power = self.error_power;
