@@ -475,13 +475,13 @@ impl Sampler {
 
 /// `error^power`, where NaN stays NaN and a negative error negative, for the map to count them.
 fn raise(error: f32, power: f32) -> f32 {
-    /// The power of squared errors; the square root is rounded alike on every machine, `powf` is not.
-    const SQUARE_ROOT: f32 = 0.5;
-    if error.is_nan() || error <= 0.0 || power == 1.0 {
-        error
-    } else if power == SQUARE_ROOT {
-        error.sqrt()
-    } else {
-        error.powf(power)
+    if error.is_nan() || error <= 0.0 {
+        return error;
+    }
+    // The two usual powers have the same bits on every machine; `powf` need not.
+    match power {
+        1.0 => error,
+        0.5 => error.sqrt(),
+        _ => error.powf(power),
     }
 }
