@@ -39,30 +39,40 @@ pub(crate) struct Gradients<T> {
     pub sh: Vec<T>,
 }
 
-/// Defines a function twice, for the baseline and for AVX2, and a front that takes the best for this CPU. Rust never
-/// contracts a product and a sum into one rounding, so both compute the same bits.
+/// Defines a function on tiles once for each number of SH values (3 K) and both with and without AVX2, as two
+/// constants `WIDTH` and `AVX2` for its body, and a front that takes the one that fits. Rust never contracts a product
+/// and a sum into one rounding, so that all builds compute the same bits.
 macro_rules! multiversion {
     (
         $(#[$doc:meta])*
-        fn $name:ident[$($generics:tt)*][$($given:tt)*]($($arg:ident: $ty:ty,)*) $body:block
+        fn $name:ident[$($generics:tt)*][$($given:tt)*]($scene:ident: $scene_ty:ty, $($arg:ident: $ty:ty,)*) $body:block
     ) => {
         $(#[$doc])*
-        fn $name<$($generics)*>($($arg: $ty,)*) {
+        fn $name<$($generics)*>($scene: $scene_ty, $($arg: $ty,)*) {
             #[inline(always)]
-            fn portable<$($generics)*>($($arg: $ty,)*) $body
+            fn body<$($generics)*, const WIDTH: usize, const AVX2: bool>($scene: $scene_ty, $($arg: $ty,)*) $body
 
             #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn with_avx2<$($generics)*>($($arg: $ty,)*) {
-                    portable::<$($given)*>($($arg),*)
-                }
+            #[target_feature(enable = "avx2")]
+            fn with_avx2<$($generics)*, const WIDTH: usize>($scene: $scene_ty, $($arg: $ty,)*) {
+                body::<$($given)*, WIDTH, true>($scene, $($arg),*)
+            }
+
+            fn front<$($generics)*, const WIDTH: usize>($scene: $scene_ty, $($arg: $ty,)*) {
+                #[cfg(target_arch = "x86_64")]
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the CPU has just been found to support AVX2.
-                    return unsafe { with_avx2::<$($given)*>($($arg),*) };
+                    return unsafe { with_avx2::<$($given)*, WIDTH>($scene, $($arg),*) };
                 }
+                body::<$($given)*, WIDTH, false>($scene, $($arg),*)
             }
-            portable::<$($given)*>($($arg),*)
+
+            match $scene.num_coefficients {
+                1 => front::<$($given)*, 3>($scene, $($arg),*),
+                4 => front::<$($given)*, 12>($scene, $($arg),*),
+                9 => front::<$($given)*, 27>($scene, $($arg),*),
+                _ => front::<$($given)*, 48>($scene, $($arg),*),
+            }
         }
     };
 }
@@ -137,7 +147,7 @@ multiversion! {
             tile.packed.chunks_mut(GROUP * width).zip(tile.num_cells.chunks_mut(GROUP)).enumerate()
         {
             let walkers = &mut walkers[..num_cells.len()];
-            walk_group::<T, WEIGHTS>(scene, rays, settings, tile.first + group * GROUP, walkers);
+            walk_group::<T, WIDTH, WEIGHTS, AVX2>(scene, rays, settings, tile.first + group * GROUP, walkers);
             write_outputs(walkers, packed, num_cells, width);
             if WEIGHTS {
                 for segment in walkers.iter().flat_map(|w| &w.segments) {
@@ -206,11 +216,11 @@ multiversion! {
         {
             let first = tile.first + group * GROUP;
             let walkers = &mut walkers[..num_cells.len()];
-            walk_group::<T, true>(scene, rays, settings, first, walkers);
+            walk_group::<T, WIDTH, true, AVX2>(scene, rays, settings, first, walkers);
             write_outputs(walkers, packed, num_cells, width);
             for (i, (walker, out)) in walkers.iter().zip(packed.chunks_exact(width)).enumerate() {
                 let grad = loss_gradient(first + i, out);
-                backward_ray(scene, settings, rays.quantiles(first + i), walker, &grad, rows);
+                backward_ray::<T, WIDTH>(scene, settings, rays.quantiles(first + i), walker, &grad, rows);
             }
         }
     }

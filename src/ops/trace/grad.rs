@@ -1,6 +1,6 @@
 //! The backward pass of one ray, over its recorded segments from the last to the first.
 
-use super::walk::{Scene, Walker};
+use super::walk::{Scene, Walker, prefetch};
 use super::{Real, TraceSettings};
 
 /// Gradient of the loss with respect to the outputs of one ray.
@@ -37,6 +37,9 @@ impl<T: Real> GradientRows<T> {
     }
 }
 
+/// Segments between asking for a cell's gradient row and adding to it.
+const LOOK_AHEAD: usize = 4;
+
 /// Adds the gradient of one ray to `out`.
 ///
 /// With `w_k = T_k alpha_k`, `B_k` the colour behind cell k as seen from its exit, and `R_k` the transmittance from
@@ -50,7 +53,7 @@ impl<T: Real> GradientRows<T> {
 /// - the face between sites a and b is met at `t = ((a + b)/2 - o).(b - a) / ((b - a).d)`, so with the point
 ///   `x = o + t d` and `dp = (b - a).d`: `dt/da = (x - a)/dp` and `dt/db = (b - x)/dp`.
 #[inline(always)]
-pub(crate) fn backward_ray<T: Real>(
+pub(crate) fn backward_ray<T: Real, const WIDTH: usize>(
     scene: &Scene<'_, T>,
     settings: &TraceSettings,
     quantiles: &[T],
@@ -69,8 +72,13 @@ pub(crate) fn backward_ray<T: Real>(
     // Sum of grad / density over the quantiles reached further along.
     let mut pending = T::zero();
     let mut quantile = walker.reached.min(grad.depth.len());
-    for segment in walker.segments.iter().rev() {
+    for (i, segment) in walker.segments.iter().enumerate().rev() {
         let cell = segment.cell as usize;
+        if i >= LOOK_AHEAD {
+            let ahead = walker.segments[i - LOOK_AHEAD].cell as usize;
+            prefetch(&out.rows[ahead * stride]);
+            prefetch(&out.weights[ahead]);
+        }
         let site = sites[cell];
         let (alpha, transmittance) = (segment.alpha, segment.transmittance);
         let length = segment.t_far - segment.t_near;
@@ -107,10 +115,12 @@ pub(crate) fn backward_ray<T: Real>(
                     grad_rgb[channel] = weight * grad.rgb[channel];
                 }
             }
-            for (coefficient, y) in row[HEAD..].chunks_exact_mut(3).zip(&walker.basis[..scene.num_coefficients]) {
-                for channel in 0..3 {
-                    coefficient[channel] += *y * grad_rgb[channel];
-                }
+            let mut channels = [T::zero(); WIDTH];
+            for triple in channels.chunks_exact_mut(3) {
+                triple.copy_from_slice(&grad_rgb);
+            }
+            for ((coefficient, y), g) in row[HEAD..HEAD + WIDTH].iter_mut().zip(&walker.basis).zip(&channels) {
+                *coefficient += *y * *g;
             }
             let [sum, max] = &mut out.weights[cell];
             *sum += weight;

@@ -44,6 +44,17 @@ pub trait Real: WithDType + num_traits::Float + num_traits::NumAssign + Default 
 
     /// The values of a CPU storage of this type, mutable; `None` for another type.
     fn cpu_slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+
+    /// The exit face of a cell, by the vector code of this type if it has any.
+    ///
+    /// # Safety
+    ///
+    /// The CPU supports AVX2.
+    #[doc(hidden)]
+    #[inline(always)]
+    unsafe fn exit_avx2(faces: &Faces<Self>, cell: usize, r: [Self; 3], d: [Self; 3]) -> Option<(Self, u32)> {
+        faces.exit(cell, r, d)
+    }
 }
 
 impl Real for f32 {
@@ -59,6 +70,13 @@ impl Real for f32 {
 
     fn cpu_slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn exit_avx2(faces: &Faces<f32>, cell: usize, r: [f32; 3], d: [f32; 3]) -> Option<(f32, u32)> {
+        // SAFETY: the caller has seen to it that the CPU supports AVX2.
+        unsafe { faces::exit_avx2(faces, cell, r, d) }
     }
 }
 

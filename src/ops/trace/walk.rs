@@ -21,6 +21,10 @@ pub(crate) struct Scene<'a, T> {
     pub num_coefficients: usize,
 }
 
+/// The SH basis at a ray's direction, each value three times, for red, green and blue: the coefficients of a cell lie
+/// in this order.
+pub(crate) type Basis<T> = [T; 3 * sh::MAX_COEFFICIENTS];
+
 /// The rays to be traced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rays<'a, T> {
@@ -69,7 +73,7 @@ pub(crate) struct Segment<T> {
 pub(crate) struct Walker<T> {
     pub origin: [T; 3],
     pub direction: [T; 3],
-    pub basis: [T; sh::MAX_COEFFICIENTS],
+    pub basis: Basis<T>,
     pub cell: u32,
     pub t: T,
     pub transmittance: T,
@@ -87,7 +91,7 @@ impl<T: Real> Walker<T> {
         Self {
             origin: [T::zero(); 3],
             direction: [T::zero(); 3],
-            basis: [T::zero(); sh::MAX_COEFFICIENTS],
+            basis: [T::zero(); 3 * sh::MAX_COEFFICIENTS],
             cell: 0,
             t: T::zero(),
             transmittance: T::one(),
@@ -103,7 +107,10 @@ impl<T: Real> Walker<T> {
     fn start(&mut self, rays: &Rays<'_, T>, ray: usize, num_coefficients: usize) {
         self.origin = triple(rays.origins, ray);
         self.direction = triple(rays.directions, ray);
-        self.basis = sh::basis(self.direction, num_coefficients);
+        let basis = sh::basis(self.direction, num_coefficients);
+        for (triple, y) in self.basis.chunks_exact_mut(3).zip(&basis[..num_coefficients]) {
+            triple.fill(*y);
+        }
         self.cell = rays.start_cells[ray];
         self.t = T::zero();
         self.transmittance = T::one();
@@ -121,9 +128,10 @@ pub(crate) fn triple<T: Copy>(values: &[T], row: usize) -> [T; 3] {
 }
 
 /// Walks the rays `first..first + walkers.len()` to their ends. With `RECORD` each leaves its segments behind,
-/// empty cells included, since their faces carry gradient.
+/// empty cells included, since their faces carry gradient. `WIDTH` is the number of SH values of a cell, 3 K; `AVX2`
+/// may be set only where the CPU has it.
 #[inline(always)]
-pub(crate) fn walk_group<T: Real, const RECORD: bool>(
+pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
     scene: &Scene<'_, T>,
     rays: &Rays<'_, T>,
     settings: &TraceSettings,
@@ -140,10 +148,11 @@ pub(crate) fn walk_group<T: Real, const RECORD: bool>(
     while live > 0 {
         for walker in walkers.iter().filter(|w| !w.done) {
             let cell = walker.cell as usize;
-            for b in faces.blocks[cell] as usize..faces.blocks[cell + 1] as usize {
-                prefetch(&faces.planes[b]);
-                prefetch(&faces.planes[b].0[2]);
-                prefetch(&faces.neighbors[b]);
+            let range = faces.blocks[cell] as usize..faces.blocks[cell + 1] as usize;
+            for (planes, neighbors) in faces.planes[range.clone()].iter().zip(&faces.neighbors[range]) {
+                prefetch(planes);
+                prefetch(&planes.0[2]);
+                prefetch(neighbors);
             }
         }
         for (i, walker) in walkers.iter_mut().enumerate() {
@@ -154,14 +163,20 @@ pub(crate) fn walk_group<T: Real, const RECORD: bool>(
             let site = faces.sites[cell];
             let r = [walker.origin[0] - site[0], walker.origin[1] - site[1], walker.origin[2] - site[2]];
             walker.num_cells += 1;
-            let Some((t_exit, next)) = faces.exit(cell, r, walker.direction) else {
+            let exit = if AVX2 {
+                // SAFETY: AVX2 is set only where the CPU has it.
+                unsafe { T::exit_avx2(faces, cell, r, walker.direction) }
+            } else {
+                faces.exit(cell, r, walker.direction)
+            };
+            let Some((t_exit, next)) = exit else {
                 walker.done = true;
                 live -= 1;
                 continue;
             };
             prefetch(&faces.sites[next as usize]);
             prefetch(&faces.blocks[next as usize]);
-            if let Some(row) = scene.sh.get(next as usize * 3 * scene.num_coefficients) {
+            if let Some(row) = scene.sh.get(next as usize * WIDTH) {
                 prefetch(row);
             }
             if t_exit > walker.t {
@@ -171,9 +186,8 @@ pub(crate) fn walk_group<T: Real, const RECORD: bool>(
                 let (mut alpha, mut rgb) = (T::zero(), [T::zero(); 3]);
                 if density > min_density {
                     let length = t_exit - walker.t;
-                    // exp_m1 keeps the digits of a thin cell, which 1 - exp(-x) loses.
-                    alpha = -(-density * length).exp_m1();
-                    rgb = color(scene, cell, &walker.basis);
+                    alpha = T::one() - (-density * length).exp();
+                    rgb = color::<T, WIDTH>(&scene.sh[cell * WIDTH..(cell + 1) * WIDTH], &walker.basis);
                     let weight = transmittance * alpha;
                     for (sum, channel) in walker.rgb.iter_mut().zip(rgb) {
                         *sum += weight * channel;
@@ -211,13 +225,17 @@ pub(crate) fn walk_group<T: Real, const RECORD: bool>(
 
 /// `max(0, 1/2 + sum_k Y_k sh_k)` per channel.
 #[inline(always)]
-fn color<T: Real>(scene: &Scene<'_, T>, cell: usize, basis: &[T; sh::MAX_COEFFICIENTS]) -> [T; 3] {
-    let row = &scene.sh[cell * 3 * scene.num_coefficients..(cell + 1) * 3 * scene.num_coefficients];
+fn color<T: Real, const WIDTH: usize>(sh: &[T], basis: &Basis<T>) -> [T; 3] {
+    // The products first, in arrays of a known length: these the compiler turns into vector instructions.
+    let mut products = [T::zero(); WIDTH];
+    for ((product, coefficient), y) in products.iter_mut().zip(sh).zip(basis) {
+        *product = *coefficient * *y;
+    }
     let mut rgb = [T::half(); 3];
-    for (coefficient, y) in row.chunks_exact(3).zip(basis) {
-        rgb[0] += *y * coefficient[0];
-        rgb[1] += *y * coefficient[1];
-        rgb[2] += *y * coefficient[2];
+    for triple in products.chunks_exact(3) {
+        rgb[0] += triple[0];
+        rgb[1] += triple[1];
+        rgb[2] += triple[2];
     }
     rgb.map(|channel| if channel > T::zero() { channel } else { T::zero() })
 }
