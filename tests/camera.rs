@@ -101,6 +101,20 @@ fn beyond_the_fold_of_a_lens_there_is_no_ray() {
     assert!(camera.project([0.9, 0.0, 1.0]).is_some());
     assert!(camera.project([0.0, 0.0, -1.0]).is_none());
     assert!(camera.direction(f64::NAN, 1.0).is_none());
+
+    // With both coefficients, of either sign: the fold is where the radius first stops growing.
+    for (k1, k2) in [(-0.3, 0.02), (-0.2, -0.1), (0.3, -0.3), (-0.5, 0.1)] {
+        let camera = Camera { lens: Lens::OpenCv { k1, k2, p1: 0.0, p2: 0.0 }, ..camera };
+        let imaged = |r: f64| r * (1.0 + k1 * r * r + k2 * r.powi(4));
+        let step = 1e-5;
+        let fold = (1..).map(|i| f64::from(i) * step).find(|&r| imaged(r + step) < imaged(r)).unwrap();
+        assert!(camera.project([fold + 1e-3, 0.0, 1.0]).is_none(), "{k1} {k2}: beyond {fold}");
+        for r in [0.1 * fold, 0.5 * fold, 0.9 * fold, fold - 1e-3] {
+            let [x, _, z] = camera.direction(80.0 + 100.0 * imaged(r), 80.0).unwrap();
+            assert!((x / z - r).abs() < 1e-9, "{k1} {k2}: {r} came back as {}", x / z);
+        }
+        assert!(camera.direction(80.0 + 100.0 * imaged(fold) + 0.01, 80.0).is_none(), "{k1} {k2}");
+    }
 }
 
 #[test]
