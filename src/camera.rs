@@ -97,8 +97,8 @@ impl Lens {
             let ([dx, dy], [xx, xy, yy]) = open_cv([x, y], [k1, k2, p1, p2]);
             let (ex, ey) = (dx - target[0], dy - target[1]);
             let det = xx * yy - xy * xy;
-            // Also false for NaN. A determinant that is not positive means that the image has folded.
-            if !(det > 0.0) {
+            // A determinant that is not positive means that the image has folded.
+            if det.is_nan() || det <= 0.0 {
                 return None;
             }
             let (sx, sy) = ((yy * ex - xy * ey) / det, (xx * ey - xy * ex) / det);
@@ -207,8 +207,7 @@ impl Pose {
     /// If a number is not finite or the quaternion's length is off 1 by more than 1e-2.
     pub fn from_colmap(quaternion: [f64; 4], translation: [f64; 3]) -> Result<Self> {
         let norm = quaternion.iter().map(|q| q * q).sum::<f64>().sqrt();
-        // Negated so that NaN is refused too.
-        if !((norm - 1.0).abs() <= QUATERNION_TOLERANCE) {
+        if norm.is_nan() || (norm - 1.0).abs() > QUATERNION_TOLERANCE {
             return Err(Error::config("quaternion", "length 1", format!("{quaternion:?}, of length {norm}")));
         }
         let [w, x, y, z] = quaternion.map(|q| q / norm);
@@ -351,7 +350,7 @@ impl Camera {
     /// `None` for a point that is not in front of the camera or is outside the lens model's valid field.
     pub fn project(&self, world: [f64; 3]) -> Option<[f64; 2]> {
         let [x, y, z] = self.world_from_camera.camera_from_world(world);
-        if !(z > 0.0) {
+        if z.is_nan() || z <= 0.0 {
             return None;
         }
         let [x, y] = self.lens.distort([x / z, y / z])?;

@@ -177,8 +177,8 @@ pub struct LoadOptions {
 pub(super) enum Focal {
     /// In pixels, along x and y.
     Pixels([f64; 2]),
-    /// As full angles of view in radians, along x and y.
-    Angles([Option<f64>; 2]),
+    /// As full angles of view in radians, along x and perhaps y.
+    Angles(f64, Option<f64>),
 }
 
 /// Intrinsics as a file gives them: perhaps without a size, perhaps for another size than the image's.
@@ -195,18 +195,17 @@ impl Intrinsics {
     fn camera(&self, pose: Pose, width: u32, height: u32) -> Result<Camera> {
         let [w, h] = self.size.unwrap_or([f64::from(width), f64::from(height)]);
         let (sx, sy) = (f64::from(width) / w, f64::from(height) / h);
-        // Negated so that NaN and infinity are refused too.
-        if !((sx / sy - 1.0).abs() <= ASPECT_TOLERANCE) {
+        let stretch = (sx / sy - 1.0).abs();
+        if stretch.is_nan() || stretch > ASPECT_TOLERANCE {
             let expected = format!("the aspect ratio of the camera's {w}x{h}");
             return Err(Error::config("image size", expected, format!("{width}x{height}")));
         }
         let [fx, fy] = match self.focal {
             Focal::Pixels(focal) => focal,
-            Focal::Angles([x, y]) => {
+            Focal::Angles(x, y) => {
                 let focal = |angle: f64, side: f64| 0.5 * side / (0.5 * angle).tan();
-                let fx = x.map(|angle| focal(angle, w));
-                let fy = y.map(|angle| focal(angle, h)).or(fx).unwrap_or(f64::NAN);
-                [fx.unwrap_or(fy), fy]
+                let fx = focal(x, w);
+                [fx, y.map_or(fx, |angle| focal(angle, h))]
             }
         };
         let [cx, cy] = self.center.unwrap_or([0.5 * w, 0.5 * h]);

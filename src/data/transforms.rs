@@ -84,7 +84,7 @@ impl Lensed {
         let angle_x = value(|l| l.camera_angle_x);
         let focal = match (value(|l| l.fl_x), value(|l| l.fl_y), angle_x) {
             (Some(x), y, _) | (None, y @ Some(x), None) => Focal::Pixels([x, y.unwrap_or(x)]),
-            (None, _, Some(x)) => Focal::Angles([Some(x), value(|l| l.camera_angle_y)]),
+            (None, _, Some(x)) => Focal::Angles(x, value(|l| l.camera_angle_y)),
             (None, None, None) => return Err(Error::config("fl_x", "fl_x or camera_angle_x", "neither")),
         };
         if let Focal::Pixels([x, y]) = focal
