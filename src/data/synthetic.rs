@@ -51,15 +51,16 @@ const SPLITS: [&str; 2] = ["train", "test"];
 /// Horizontal field of view: that of the synthetic captures everyone compares on, within a degree.
 const CAMERA_ANGLE_X: f64 = 0.7;
 /// From here the table just fills a picture of that angle.
-const CAMERA_DISTANCE: f64 = 4.0;
+const CAMERA_DISTANCE: f64 = 4.2;
 /// The cameras' distances differ by at most this share, so that no two see the scene at the same scale.
 const DISTANCE_SPREAD: f64 = 0.06;
 /// The cameras' heights, as sines of the elevation: from just above the table to almost overhead.
 const ELEVATION_SINES: (f64, f64) = (0.10, 0.97);
 /// The golden angle: consecutive views of a spiral never line up.
 const GOLDEN_ANGLE: f64 = 2.399_963_229_728_653;
-/// Corners of a pixel that differ by less (of 1, in any channel) need no further samples.
-const FLAT: f64 = 2.0 / 255.0;
+/// Corners of a pixel on one surface that differ by less (of 1, in any channel) need no further samples: what lies
+/// between them is close to linear, and the mean of the corners is the mean of the pixel.
+const FLAT: f64 = 10.0 / 255.0;
 
 /// How large, how many, how fine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -267,7 +268,7 @@ impl View {
         for (x, y, pixel) in picture.enumerate_pixels_mut() {
             let (x, y) = (f64::from(x), f64::from(y));
             *pixel = self.pixel(scene, x, y, options);
-            depth.push(scene.look(&self.ray(x + 0.5, y + 0.5, size)).depth as f32);
+            depth.push(scene.depth(&self.ray(x + 0.5, y + 0.5, size)).unwrap_or(0.0) as f32);
         }
         (picture, depth)
     }

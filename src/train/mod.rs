@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Training a foam on a capture: the one room that knows both.
 //!
 //! [`Trainer::step`] computes and returns; it neither prints nor writes. Whoever calls it draws the progress bar.
@@ -448,3 +449,7 @@ impl<'a> RayLoss<'a> {
         }
     }
 }
+=======
+//! (to come)
+pub mod metrics;
+>>>>>>> synthetic

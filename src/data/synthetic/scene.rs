@@ -59,27 +59,58 @@ impl Paint {
     }
 }
 
+/// A sphere around something: most rays pass most things by, and this says so at once.
+#[derive(Debug, Clone, Copy)]
+struct Ball {
+    centre: Vec3,
+    radius: f64,
+}
+
+impl Ball {
+    fn is_passed_by(&self, ray: &Ray) -> bool {
+        let to_centre = self.centre - ray.origin;
+        let off = to_centre - ray.direction * to_centre.dot(ray.direction);
+        off.dot(off) > self.radius * self.radius
+    }
+
+    /// Whether all of it lies outside the cone from the ray's origin to the round sun.
+    fn leaves_the_sun_alone(&self, ray: &Ray) -> bool {
+        let to_centre = self.centre - ray.origin;
+        let t = to_centre.dot(ray.direction);
+        let off = to_centre - ray.direction * t;
+        let reach = self.radius + SUN_SPREAD * (t + self.radius);
+        t < -self.radius || off.dot(off) > reach * reach
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Object {
     shape: Shape,
     paint: Paint,
+    bounds: Ball,
 }
 
-/// Objects that stand close together, and a sphere around them: most rays pass most groups by.
+impl Object {
+    fn new(shape: Shape, paint: Paint) -> Self {
+        let (centre, radius) = shape.bounds();
+        Self { shape, paint, bounds: Ball { centre, radius } }
+    }
+}
+
+/// Objects that stand close together.
 #[derive(Debug)]
 struct Group {
-    centre: Vec3,
-    radius: f64,
+    bounds: Ball,
     objects: Vec<Object>,
 }
 
 impl Group {
     fn new(objects: Vec<Object>) -> Self {
         let count = objects.len() as f64;
-        let centre = objects.iter().fold(Vec3(0.0, 0.0, 0.0), |sum, o| sum + o.shape.bounds().0) * (1.0 / count);
-        let reach = |o: &Object| (o.shape.bounds().0 - centre).norm() + o.shape.bounds().1;
+        let centre = objects.iter().fold(Vec3(0.0, 0.0, 0.0), |sum, o| sum + o.bounds.centre) * (1.0 / count);
+        let reach = |o: &Object| (o.bounds.centre - centre).norm() + o.bounds.radius;
         let radius = objects.iter().map(reach).fold(0.0, f64::max);
-        Self { centre, radius, objects }
+        Self { bounds: Ball { centre, radius }, objects }
     }
 }
 
@@ -89,10 +120,20 @@ pub(super) struct Seen {
     /// Display-referred colour, premultiplied by `alpha`.
     pub rgb: Vec3,
     pub alpha: f64,
-    /// Distance to the first opaque surface, 0 where there is none.
-    pub depth: f64,
     /// Which surfaces: 0 for none, different for different ones.
     pub surface: u32,
+}
+
+/// Added to the number of a surface that is seen through the glass; there are fewer objects.
+const BEHIND_GLASS: u32 = 1 << 16;
+
+/// The first opaque surface on a ray.
+#[derive(Debug, Clone, Copy)]
+struct Hit<'a> {
+    t: f64,
+    object: &'a Object,
+    /// Its object's number, from 1.
+    number: u32,
 }
 
 /// The scene, ready to be looked at.
@@ -108,7 +149,7 @@ pub(super) struct Scene {
 
 impl Scene {
     /// The point that cameras look at.
-    pub const CENTRE: Vec3 = Vec3(0.0, 0.0, 0.3);
+    pub const CENTRE: Vec3 = Vec3(0.0, 0.0, 0.24);
 
     /// The scene whose textures come from `seed`.
     pub fn new(seed: u64) -> Self {
@@ -122,17 +163,14 @@ impl Scene {
         let ring = Shape::Torus { centre: Vec3(-0.72, -0.50, ring_height), axis, major, minor };
 
         let mut cage = cage(cage_centre, 0.46, 0.022);
-        cage.push(Object { shape: marble, paint: Paint::Marble });
-        let tree = tree(Vec3(-0.66, 0.62, 0.0));
+        cage.push(Object::new(marble, Paint::Marble));
+        let stripes = Paint::Stripes { dark: srgb(0x27_4b_8f), light: srgb(0xf0_ea_dc) };
         let mut groups = vec![
-            Group::new(vec![Object { shape: table, paint: Paint::Table }]),
+            Group::new(vec![Object::new(table, Paint::Table)]),
             Group::new(cage),
-            Group::new(vec![Object { shape: ball, paint: Paint::Lacquer(srgb(0xc8_2a_36)) }]),
-            Group::new(vec![Object {
-                shape: ring,
-                paint: Paint::Stripes { dark: srgb(0x27_4b_8f), light: srgb(0xf0_ea_dc) },
-            }]),
-            Group::new(tree),
+            Group::new(vec![Object::new(ball, Paint::Lacquer(srgb(0xc8_2a_36)))]),
+            Group::new(vec![Object::new(ring, stripes)]),
+            Group::new(tree(Vec3(-0.66, 0.62, 0.0))),
         ];
         groups.extend(beads(cage_centre));
         let mut occluders = vec![marble.bounds(), ball.bounds(), (ring.bounds().0, 0.22)];
@@ -143,37 +181,48 @@ impl Scene {
         Self { groups, glass, occluders, noise: Noise::new(seed), sun: SUN.unit() }
     }
 
-    /// Follows one ray.
+    /// What `ray` meets: colour and distance.
     pub fn look(&self, ray: &Ray) -> Seen {
-        let mut nearest: Option<(f64, &Object)> = None;
-        let mut surface = 0;
-        let mut first = 1;
-        for group in &self.groups {
-            if ray.sphere(group.centre, group.radius).is_some() {
-                for (i, object) in group.objects.iter().enumerate() {
-                    if let Some(t) = object.shape.hit(ray)
-                        && nearest.is_none_or(|(best, _)| t < best)
-                    {
-                        nearest = Some((t, object));
-                        surface = first + i as u32;
-                    }
-                }
-            }
-            first += group.objects.len() as u32;
-        }
-        let depth = nearest.map_or(0.0, |(t, _)| t);
-        let behind = nearest.map_or((Vec3(0.0, 0.0, 0.0), 0.0), |(t, object)| (self.shade(ray, t, object), 1.0));
+        let nearest = self.nearest(ray);
+        let behind = nearest.map_or((Vec3(0.0, 0.0, 0.0), 0.0), |hit| (self.shade(ray, hit.t, hit.object), 1.0));
         let (mut rgb, mut alpha) = behind;
+        let mut surface = nearest.map_or(0, |hit| hit.number);
         if let Some((near, far)) = self.glass.span(ray) {
-            let far = nearest.map_or(far, |(t, _)| far.min(t));
+            let far = nearest.map_or(far, |hit| far.min(hit.t));
             if far > near {
                 let taken = 1.0 - (-GLASS_DENSITY * (far - near)).exp();
                 rgb = GLASS * taken + rgb * (1.0 - taken);
                 alpha = taken + alpha * (1.0 - taken);
-                surface += first;
+                surface += BEHIND_GLASS;
             }
         }
-        Seen { rgb, alpha, depth, surface }
+        Seen { rgb, alpha, surface }
+    }
+
+    /// The distance along `ray` to the first opaque surface.
+    pub fn depth(&self, ray: &Ray) -> Option<f64> {
+        self.nearest(ray).map(|hit| hit.t)
+    }
+
+    fn nearest(&self, ray: &Ray) -> Option<Hit<'_>> {
+        let mut nearest: Option<Hit> = None;
+        let mut number = 0;
+        for group in &self.groups {
+            if group.bounds.is_passed_by(ray) {
+                number += group.objects.len() as u32;
+                continue;
+            }
+            for object in &group.objects {
+                number += 1;
+                if !object.bounds.is_passed_by(ray)
+                    && let Some(t) = object.shape.hit(ray)
+                    && nearest.is_none_or(|best| t < best.t)
+                {
+                    nearest = Some(Hit { t, object, number });
+                }
+            }
+        }
+        nearest
     }
 
     /// The display-referred colour of `object` at distance `t` along `ray`.
@@ -208,14 +257,12 @@ impl Scene {
         let ray = Ray { origin: p, direction: self.sun };
         let mut light = 1.0;
         for group in &self.groups {
-            let t = (group.centre - p).dot(self.sun);
-            let off = (group.centre - ray.at(t)).norm();
-            if t < -group.radius || off > group.radius + SUN_SPREAD * (t + group.radius) {
+            if group.bounds.leaves_the_sun_alone(&ray) {
                 continue;
             }
             for other in &group.objects {
                 // A convex shape does not shade itself beyond n.l, and its own clearance at t = 0 says nothing.
-                if !std::ptr::eq(other, object) {
+                if !std::ptr::eq(other, object) && !other.bounds.leaves_the_sun_alone(&ray) {
                     light *= 1.0 - other.shape.cover(&ray, SUN_SPREAD);
                 }
             }
@@ -229,6 +276,7 @@ impl Scene {
 
     /// The share of the sky that `p` sees.
     fn openness(&self, p: Vec3, n: Vec3, object: &Object) -> f64 {
+<<<<<<< HEAD
         let (own, _) = object.shape.bounds();
         self.occluders.iter().filter(|(centre, _)| (*centre - own).norm() > 1e-9).fold(
             1.0,
@@ -239,6 +287,15 @@ impl Scene {
                 open * (1.0 - 0.8 * blocked)
             },
         )
+=======
+        let own = object.bounds.centre;
+        self.occluders.iter().filter(|(centre, _)| *centre != own).fold(1.0, |open, &(centre, radius)| {
+            let to = centre - p;
+            let distance = to.norm().max(radius);
+            let blocked = (n.dot(to) / distance).max(0.0) * (radius / distance).powi(2);
+            open * (1.0 - 0.8 * blocked)
+        })
+>>>>>>> synthetic
     }
 
     /// Linear reflectance.
@@ -287,14 +344,14 @@ fn cage(centre: Vec3, radius: f64, rod: f64) -> Vec<Object> {
     let place = |v: Vec3| centre + v * scale;
     let mut objects: Vec<_> = corners
         .iter()
-        .map(|&v| Object { shape: Shape::Sphere { centre: place(v), radius: 1.9 * rod }, paint: Paint::Brass })
+        .map(|&v| Object::new(Shape::Sphere { centre: place(v), radius: 1.9 * rod }, Paint::Brass))
         .collect();
     for (i, &a) in corners.iter().enumerate() {
         for &b in &corners[..i] {
             // Edges have length 2 before scaling, all other distances are larger.
             if (a - b).norm() < 2.1 {
                 let shape = Shape::Capsule { a: place(a), b: place(b), radius: rod };
-                objects.push(Object { shape, paint: Paint::Brass });
+                objects.push(Object::new(shape, Paint::Brass));
             }
         }
     }
@@ -304,7 +361,7 @@ fn cage(centre: Vec3, radius: f64, rod: f64) -> Vec<Object> {
 /// A small tree: a trunk, branches, and a ball of leaves at the end of each.
 fn tree(foot: Vec3) -> Vec<Object> {
     let bark = Paint::Mottled(srgb(0x7a_55_3a));
-    let limb = |a: Vec3, b: Vec3, radius| Object { shape: Shape::Capsule { a, b, radius }, paint: bark };
+    let limb = |a: Vec3, b: Vec3, radius| Object::new(Shape::Capsule { a, b, radius }, bark);
     let fork = foot + Vec3(0.02, 0.0, 0.40);
     let mut objects = vec![limb(foot, fork, 0.048)];
     let crowns = [
@@ -316,7 +373,7 @@ fn tree(foot: Vec3) -> Vec<Object> {
     for (offset, radius, colour) in crowns {
         let centre = fork + offset;
         objects.push(limb(fork, centre, 0.026));
-        objects.push(Object { shape: Shape::Sphere { centre, radius }, paint: Paint::Mottled(srgb(colour)) });
+        objects.push(Object::new(Shape::Sphere { centre, radius }, Paint::Mottled(srgb(colour))));
     }
     objects
 }
@@ -333,7 +390,7 @@ fn beads(centre: Vec3) -> Vec<Group> {
         let centre = centre + Vec3(RADIUS * cos * TILT.cos(), RADIUS * sin, RADIUS * cos * TILT.sin());
         let wave = |shift: f64| 0.32 + 0.28 * (TAU * (turn + shift)).cos();
         let paint = Paint::Plain(Vec3(wave(0.0), wave(-1.0 / 3.0), wave(1.0 / 3.0)));
-        Object { shape: Shape::Sphere { centre, radius: 0.042 }, paint }
+        Object::new(Shape::Sphere { centre, radius: 0.042 }, paint)
     };
     let arc = |a: usize| Group::new((0..BEADS_IN_ARC).map(|b| bead(a * BEADS_IN_ARC + b)).collect());
     (0..ARCS).map(arc).collect()
