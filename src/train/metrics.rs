@@ -1,16 +1,3 @@
-<<<<<<< HEAD
-//! placeholder until merge
-use crate::Result;
-#[allow(missing_docs)]
-pub fn psnr_db(render: &[f32], truth: &[f32]) -> Result<f64> {
-    let q = |x: f32| (x.clamp(0.0, 1.0) * 255.0).round() / 255.0;
-    let mse = render.iter().zip(truth).map(|(a, b)| f64::from(q(*a) - b).powi(2)).sum::<f64>() / render.len() as f64;
-    Ok(-10.0 * mse.log10())
-}
-#[allow(missing_docs)]
-pub fn ssim(_: &[f32], _: &[f32], _: usize, _: usize) -> Result<f64> {
-    Ok(0.0)
-=======
 //! How near a render comes to a photograph: PSNR and SSIM.
 //!
 //! A render is clamped to `[0, 1]` and rounded to 8 bits before it is compared, as if it had been saved and read
@@ -204,5 +191,4 @@ fn check<L: Level>(image: &[f32], truth: &[L]) -> Result<()> {
     };
     finite("image", image.iter().filter(|v| !v.is_finite()).count())?;
     finite("truth", truth.iter().filter(|v| !v.level().is_finite()).count())
->>>>>>> synthetic
 }

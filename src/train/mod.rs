@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Training a foam on a capture: the one room that knows both.
 //!
 //! [`Trainer::step`] computes and returns; it neither prints nor writes. Whoever calls it draws the progress bar.
@@ -449,7 +448,3 @@ impl<'a> RayLoss<'a> {
         }
     }
 }
-=======
-//! (to come)
-pub mod metrics;
->>>>>>> synthetic

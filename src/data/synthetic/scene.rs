@@ -276,18 +276,6 @@ impl Scene {
 
     /// The share of the sky that `p` sees.
     fn openness(&self, p: Vec3, n: Vec3, object: &Object) -> f64 {
-<<<<<<< HEAD
-        let (own, _) = object.shape.bounds();
-        self.occluders.iter().filter(|(centre, _)| (*centre - own).norm() > 1e-9).fold(
-            1.0,
-            |open, &(centre, radius)| {
-                let to = centre - p;
-                let distance = to.norm().max(radius);
-                let blocked = (n.dot(to) / distance).max(0.0) * (radius / distance).powi(2);
-                open * (1.0 - 0.8 * blocked)
-            },
-        )
-=======
         let own = object.bounds.centre;
         self.occluders.iter().filter(|(centre, _)| *centre != own).fold(1.0, |open, &(centre, radius)| {
             let to = centre - p;
@@ -295,7 +283,6 @@ impl Scene {
             let blocked = (n.dot(to) / distance).max(0.0) * (radius / distance).powi(2);
             open * (1.0 - 0.8 * blocked)
         })
->>>>>>> synthetic
     }
 
     /// Linear reflectance.
