@@ -113,8 +113,13 @@ where
             }
         }
         if curves.len() > 1 {
+            // In the corner that the first curve leaves free.
+            let rises = curves.iter().find_map(|s| Some(s.points.last()?.1 > s.points.first()?.1));
+            let place =
+                if rises == Some(true) { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight };
             chart
                 .configure_series_labels()
+                .position(place)
                 .background_style(WHITE.mix(0.85))
                 .border_style(GRID)
                 .label_font((FONT, 14).into_font().color(&INK))
