@@ -206,15 +206,7 @@ impl TrainConfig {
             "0 to 1, before refine.until",
             format!("{}..{}", self.refine.from, self.refine.until),
         )?;
-        check(self.trace.max_cells > 0, "trace.max_cells", "at least 1", "0".into())?;
-        for (field, value) in [
-            ("trace.transmittance_threshold", self.trace.transmittance_threshold),
-            ("trace.grazing_cosine", self.trace.grazing_cosine),
-        ] {
-            check((0.0..1.0).contains(&value), field, "in [0, 1)", value.to_string())?;
-        }
-        let density = self.trace.density_threshold;
-        check(density >= 0.0 && density.is_finite(), "trace.density_threshold", "at least 0", density.to_string())?;
+        self.trace.validate()?;
         for stage in &self.resolution {
             check(stage.factor >= 1, "resolution.factor", "at least 1", stage.factor.to_string())?;
             check(share(stage.until), "resolution.until", "0 to 1", stage.until.to_string())?;

@@ -79,7 +79,7 @@ impl OptimConfig {
                 return Err(Error::config(format!("optim.adam.{field}"), "in [0, 1)", beta.to_string()));
             }
         }
-        if !(self.adam.eps > 0.0) {
+        if self.adam.eps.is_nan() || self.adam.eps <= 0.0 {
             return Err(Error::config("optim.adam.eps", "positive", self.adam.eps.to_string()));
         }
         Ok(())
