@@ -51,11 +51,16 @@ impl Default for TrainConfig {
             time_limit: None,
             seed: 0,
             sh_degree: 1,
-            density_scale: 13.0,
+            density_scale: 20.0,
             background: Background::White,
             init: InitConfig::default(),
-            sampler: SamplerConfig { batch_size: 16_384, warmup_steps: 50, ..SamplerConfig::default() },
-            trace: TraceSettings { grazing_cosine: 0.05, ..TraceSettings::default() },
+            sampler: SamplerConfig {
+                batch_size: 8192,
+                warmup_steps: 50,
+                uniform_fraction: 0.15,
+                ..SamplerConfig::default()
+            },
+            trace: TraceSettings { transmittance_threshold: 0.01, grazing_cosine: 0.1, ..TraceSettings::default() },
             loss: LossConfig::default(),
             optim: OptimConfig::default(),
             topology: TopologyConfig::default(),
@@ -129,7 +134,7 @@ pub struct LossConfig {
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { opacity_weight: 0.0, quantile_weight: 0.0, importance_exponent: 0.0 }
+        Self { opacity_weight: 0.1, quantile_weight: 0.0, importance_exponent: 0.0 }
     }
 }
 
