@@ -209,12 +209,10 @@ impl Run {
         };
         let dataset = load(&capture, &options, args.quiet)?;
         describe(&dataset);
-        if args.background.is_none() && args.config.is_none() && !dataset.has_alpha {
-            config.train.background = Background::Black;
-        }
-        write_text(&folder.file("config.toml")?, &toml::to_string(&config)?)?;
         let cpu_origin = cpu_seconds();
         let trainer = Trainer::new(dataset, config.train.clone(), device)?;
+        config.train = trainer.config().clone();
+        write_text(&folder.file("config.toml")?, &toml::to_string(&config)?)?;
         let header = RunHeader {
             capture: std::fs::canonicalize(&capture)?,
             resize: options.resize.to_string(),
@@ -324,7 +322,7 @@ impl Run {
         let stride = pixels.div_ceil(LOOK_PIXELS).max(1) as usize;
         let views: Vec<_> = test.iter().step_by(stride).cloned().collect();
         let config = self.trainer.config();
-        let background = config.background.evaluation();
+        let background = self.trainer.background().evaluation();
         let evaluation = candle_radfoam::train::evaluate_views(
             self.trainer.foam(),
             &views,
@@ -359,7 +357,7 @@ impl Run {
         self.save()?;
         let folder = &self.folder;
         let mut failure = None;
-        let background = self.trainer.config().background.evaluation();
+        let background = self.trainer.background().evaluation();
         let mut sheet = Vec::new();
         let started = Instant::now();
         let evaluation = self.trainer.evaluate(|i, view, rendering| {
@@ -479,7 +477,7 @@ fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
         };
     }
     if let Some(background) = args.background {
-        train.background = background;
+        train.background = Some(background);
     }
     if let Some(seed) = args.seed {
         train.seed = seed;

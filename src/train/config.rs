@@ -23,8 +23,8 @@ pub struct TrainConfig {
     pub sh_degree: usize,
     /// Density of a raw density of 1, in 1 / extent of the scene.
     pub density_scale: f64,
-    /// What is behind the foam.
-    pub background: Background,
+    /// What is behind the foam; not given, white for images with alpha, black for those without.
+    pub background: Option<Background>,
     /// The cells to start with.
     pub init: InitConfig,
     /// Which rays are drawn.
@@ -52,7 +52,7 @@ impl Default for TrainConfig {
             seed: 0,
             sh_degree: 1,
             density_scale: 20.0,
-            background: Background::White,
+            background: None,
             init: InitConfig::default(),
             sampler: SamplerConfig {
                 batch_size: 8192,

@@ -100,6 +100,8 @@ impl Trainer {
         if !device.is_cpu() {
             return Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")));
         }
+        let backdrop = if dataset.has_alpha { Background::White } else { Background::Black };
+        let config = TrainConfig { background: config.background.or(Some(backdrop)), ..config };
         let resolution = config.resolution_at(0.0);
         let pixels = training_pixels(&dataset, resolution)?;
         let sampler_config = SamplerConfig { seed: config.seed, ..config.sampler.clone() };
@@ -151,6 +153,11 @@ impl Trainer {
     /// The settings.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// What is behind the foam.
+    pub fn background(&self) -> Background {
+        self.config.background.unwrap_or(Background::White)
     }
 
     /// The sampler, for its statistics and its error map.
@@ -212,7 +219,7 @@ impl Trainer {
             quantiles: &quantiles,
             num_quantiles,
         };
-        let loss = RayLoss::new(&self.config, &batch, importance.as_deref(), self.step, progress);
+        let loss = RayLoss::new(self, &batch, importance.as_deref());
         let (outputs, gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
             let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
             fused::forward_backward(&scene, &rays, &self.config.trace, self.foam.num_cells(), |ray, out| {
@@ -282,7 +289,7 @@ impl Trainer {
     where
         F: FnMut(usize, &crate::data::View, &crate::foam::Rendering) -> Result<()>,
     {
-        let background = self.config.background.evaluation();
+        let background = self.background().evaluation();
         evaluate_views(&self.foam, &self.dataset.test, background, &self.config.trace, on_view)
     }
 
@@ -390,16 +397,16 @@ struct RayLoss<'a> {
 }
 
 impl<'a> RayLoss<'a> {
-    fn new(config: &'a TrainConfig, batch: &'a Batch, importance: Option<&'a [f32]>, step: u64, progress: f64) -> Self {
-        let quantile_weight = config.loss.quantile_weight * (2.0 * progress).min(1.0) as f32;
+    fn new(trainer: &'a Trainer, batch: &'a Batch, importance: Option<&'a [f32]>) -> Self {
+        let config = &trainer.config.loss;
         Self {
-            config: &config.loss,
-            background: config.background,
-            seed: config.seed,
-            step,
+            config,
+            background: trainer.background(),
+            seed: trainer.config.seed,
+            step: trainer.step,
             batch,
             importance,
-            quantile_weight,
+            quantile_weight: config.quantile_weight * (2.0 * trainer.progress).min(1.0) as f32,
         }
     }
 

@@ -48,7 +48,7 @@ pub struct OptimConfig {
 impl Default for OptimConfig {
     fn default() -> Self {
         Self {
-            points: Rate { initial: 1e-3, last: 1e-4 },
+            points: Rate { initial: 2e-3, last: 1e-4 },
             density: Rate { initial: 0.2, last: 0.02 },
             color: Rate { initial: 0.1, last: 0.01 },
             sh_factor: 0.2,
