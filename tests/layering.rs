@@ -136,7 +136,9 @@ fn problems(path: &Path, source: &str) -> Vec<String> {
     let code = code_only(source);
     let mut problems: Vec<String> = (1..)
         .zip(code.lines())
-        .flat_map(|(number, line)| PRINTING.iter().filter(move |call| calls(line, call)).map(move |call| (number, call)))
+        .flat_map(|(number, line)| {
+            PRINTING.iter().filter(move |call| calls(line, call)).map(move |call| (number, call))
+        })
         .map(|(number, call)| format!("src/{}:{number}: {call} in the library", path.display()))
         .collect();
     if room == "lib" {
