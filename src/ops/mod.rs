@@ -5,6 +5,8 @@
 pub mod adam;
 mod batch;
 mod error_map;
+#[cfg(feature = "cuda")]
+mod launch;
 mod scatter_ema;
 pub mod trace;
 mod weighted_draw;

@@ -10,6 +10,8 @@
 //! about fifteen temporaries of the parameter's size a step.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use super::Real;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
@@ -34,7 +36,7 @@ impl Default for AdamSettings {
 
 /// Updates `moments` from `grad` and `param` from `moments`, both in place.
 ///
-/// - `param`: f32 or f64, any shape, contiguous;
+/// - `param`: f32 or f64 (f32 on CUDA), any shape, contiguous;
 /// - `grad`: the shape and dtype of `param`;
 /// - `moments`: `[2, ..]` with the shape of `param` behind the 2: first and second moment, zero at the start;
 /// - `rates`: learning rates, repeated along the flattened parameter: one for all, or one per column of its rows;
@@ -117,6 +119,17 @@ impl InplaceOp2 for UpdateMoments {
             _ => self.run::<f32>(moments, l1, grad, l2),
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        moments: &mut candle_core::CudaStorage,
+        l1: &Layout,
+        grad: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> Result<()> {
+        cuda::update_moments(moments, l1, (grad, l2), &self.settings)
+    }
 }
 
 struct ApplyMoments {
@@ -146,6 +159,17 @@ impl InplaceOp2 for ApplyMoments {
             CpuStorage::F64(_) => self.run::<f64>(param, l1, moments, l2),
             _ => self.run::<f32>(param, l1, moments, l2),
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        param: &mut candle_core::CudaStorage,
+        l1: &Layout,
+        moments: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> Result<()> {
+        cuda::apply_moments(param, l1, (moments, l2), self)
     }
 }
 

@@ -9,6 +9,8 @@
 //! was never visited: its first observation replaces it, whatever its magnitude. Not differentiable.
 
 pub(super) mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use std::{iter::Sum, ops::Add, sync::OnceLock};
 
@@ -57,9 +59,10 @@ impl Sum for ScatterStats {
 /// set (-0.0 included) takes its first value as it is. NaN and infinite values are skipped and counted, negative
 /// ones enter as 0 and are counted.
 ///
-/// - `map`: `[N]` f32 or f64, contiguous (a contiguous part of a larger tensor, as `narrow` gives, is updated where
+/// - `map`: `[N]` f32 or f64 (f32 on CUDA), contiguous (a contiguous part of a larger tensor, as `narrow` gives, is updated where
 ///   it lies);
-/// - `indices`: `[B]` u32, in any order, duplicates allowed (ascending is fastest);
+/// - `indices`: `[B]` u32, in any order, duplicates allowed (ascending is fastest; on CUDA others are sorted on the
+///   host);
 /// - `values`: `[B]` of the map's dtype;
 /// - `decay`: the share of the old value that is kept, in `[0, 1]`.
 ///
@@ -140,6 +143,22 @@ impl InplaceOp3 for ScatterEma {
             }
             _ => bail!("tensor map: expected dtype F32 or F64"),
         };
+        let _ = self.stats.set(stats);
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        map: &mut candle_core::CudaStorage,
+        map_layout: &Layout,
+        indices: &candle_core::CudaStorage,
+        indices_layout: &Layout,
+        values: &candle_core::CudaStorage,
+        values_layout: &Layout,
+    ) -> Result<()> {
+        let (indices, values) = ((indices, indices_layout), (values, values_layout));
+        let stats = cuda::scatter_ema(map, map_layout, indices, values, self.decay as f32)?;
         let _ = self.stats.set(stats);
         Ok(())
     }

@@ -8,6 +8,8 @@
 //! threads, no atomics.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
@@ -17,7 +19,7 @@ use super::batch;
 
 /// Gathers `table[indices[b]]`, times `weights[b]` where weights are given: `[B, C]`.
 ///
-/// - `table`: `[N, C]` f32, f64, f16, bf16 or u8, contiguous; u8 rows come out as f32, in `0..=255`;
+/// - `table`: `[N, C]` f32, f64, f16, bf16 or u8 (f32 on CUDA), contiguous; u8 rows come out as f32, in `0..=255`;
 /// - `indices`: `[B]` u32, contiguous, in any order, duplicates allowed (ascending is fastest);
 /// - `weights`: `[B]` of the result's dtype, contiguous.
 ///
@@ -132,6 +134,17 @@ impl CustomOp2 for Gather {
         Self::forward((t, tl), (i, il), None)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        t: &candle_core::CudaStorage,
+        tl: &Layout,
+        i: &candle_core::CudaStorage,
+        il: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        cuda::gather((t, tl), (i, il), None)
+    }
+
     fn bwd(
         &self,
         table: &Tensor,
@@ -158,6 +171,19 @@ impl CustomOp3 for Gather {
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Self::forward((t, tl), (i, il), Some((w, wl)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        t: &candle_core::CudaStorage,
+        tl: &Layout,
+        i: &candle_core::CudaStorage,
+        il: &Layout,
+        w: &candle_core::CudaStorage,
+        wl: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        cuda::gather((t, tl), (i, il), Some((w, wl)))
     }
 
     fn bwd(
@@ -209,6 +235,17 @@ impl CustomOp2 for GradTable {
     fn cpu_fwd(&self, g: &CpuStorage, gl: &Layout, i: &CpuStorage, il: &Layout) -> Result<(CpuStorage, Shape)> {
         self.forward((g, gl), (i, il), None)
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        g: &candle_core::CudaStorage,
+        gl: &Layout,
+        i: &candle_core::CudaStorage,
+        il: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        cuda::grad_table((g, gl), (i, il), None, self.rows)
+    }
 }
 
 impl CustomOp3 for GradTable {
@@ -226,6 +263,19 @@ impl CustomOp3 for GradTable {
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward((g, gl), (i, il), Some((w, wl)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        g: &candle_core::CudaStorage,
+        gl: &Layout,
+        i: &candle_core::CudaStorage,
+        il: &Layout,
+        w: &candle_core::CudaStorage,
+        wl: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        cuda::grad_table((g, gl), (i, il), Some((w, wl)), self.rows)
     }
 }
 
@@ -264,5 +314,18 @@ impl CustomOp3 for GradWeights {
             dtype => bail!("weighted gather: no backward for dtype {dtype:?}"),
         };
         Ok((grad_weights, indices.len().into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        g: &candle_core::CudaStorage,
+        gl: &Layout,
+        t: &candle_core::CudaStorage,
+        tl: &Layout,
+        i: &candle_core::CudaStorage,
+        il: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        cuda::grad_weights((g, gl), (t, tl), (i, il))
     }
 }

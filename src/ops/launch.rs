@@ -1,0 +1,189 @@
+//! What the CUDA bodies share: kernels by name, contiguous views, launch sizes, and batches in ascending order.
+//!
+//! Every launch goes to the device's stream, so that it runs after what made its inputs and before what reads its
+//! outputs. Counts are passed as u64, pointers that may be absent as [`optional`].
+
+use std::sync::Arc;
+
+use candle_core::{
+    CudaDevice, CudaStorage, DType, Layout, Result,
+    backend::BackendStorage,
+    bail,
+    cuda_backend::{
+        CudaDType,
+        cudarc::driver::{
+            CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, LaunchArgs, LaunchConfig,
+            PushKernelArg,
+        },
+    },
+};
+
+use super::batch;
+
+/// A compiled file of kernels.
+#[derive(Debug)]
+pub(crate) struct Module {
+    /// The key under which the device keeps it.
+    name: &'static str,
+    ptx: &'static str,
+}
+
+include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+
+/// Threads a block: enough warps to hide the latency of memory, and no kernel here needs them to work together.
+const BLOCK: u32 = 256;
+/// Threads along the columns of a row: a warp at most.
+const MAX_COLUMNS: u32 = 32;
+/// What a minimum over positions is before any position is seen.
+const NONE: u32 = u32::MAX;
+
+/// A storage on a device and the layout of the tensor in it.
+pub(crate) type Operand<'a> = (&'a CudaStorage, &'a Layout);
+
+/// A kernel that is ready to be launched. (Candle has a type for this, which it does not export.)
+pub(crate) struct Kernel {
+    function: CudaFunction,
+    stream: Arc<CudaStream>,
+}
+
+impl Kernel {
+    /// Arguments to be filled in, in the kernel's order.
+    pub(crate) fn args(&self) -> LaunchArgs<'_> {
+        self.stream.launch_builder(&self.function)
+    }
+}
+
+/// The kernel `name` of `module`, which is loaded when a kernel of it is first asked for.
+pub(crate) fn kernel(device: &CudaDevice, module: &Module, name: &str) -> Result<Kernel> {
+    let function = device.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
+    Ok(Kernel { function, stream: device.cuda_stream() })
+}
+
+/// Refuses what has a body on the CPU only.
+pub(crate) fn check_f32(op: &str, storage: &CudaStorage) -> Result<()> {
+    match storage.dtype() {
+        DType::F32 => Ok(()),
+        dtype => bail!("no CUDA kernel yet for {op} of {dtype:?}: expected F32, or tensors on the CPU"),
+    }
+}
+
+/// The elements of a contiguous tensor that is not empty.
+pub(crate) fn view<'a, T: CudaDType + DeviceRepr>(name: &str, operand: Operand<'a>) -> Result<CudaView<'a, T>> {
+    let (storage, layout) = operand;
+    let range = batch::range(name, layout)?;
+    match storage.as_cuda_slice::<T>()?.try_slice(range) {
+        Some(view) => Ok(view),
+        None => bail!("tensor {name}: its layout reaches beyond its storage"),
+    }
+}
+
+/// The elements of a contiguous tensor that is not empty, to be written.
+pub(crate) fn view_mut<'a, T: CudaDType + DeviceRepr>(
+    name: &str,
+    storage: &'a mut CudaStorage,
+    layout: &Layout,
+) -> Result<CudaViewMut<'a, T>> {
+    let range = batch::range(name, layout)?;
+    match storage.as_cuda_slice_mut::<T>()?.try_slice_mut(range) {
+        Some(view) => Ok(view),
+        None => bail!("tensor {name}: its layout reaches beyond its storage"),
+    }
+}
+
+/// Passes `view`, or a null pointer where there is none.
+pub(crate) fn optional<'a, 'b: 'a, T>(args: &mut LaunchArgs<'a>, view: Option<&'b CudaView<'b, T>>) {
+    const NULL: &u64 = &0;
+    match view {
+        Some(view) => args.arg(view),
+        None => args.arg(NULL),
+    };
+}
+
+/// One thread an element.
+pub(crate) fn threads(num_elements: usize) -> Result<LaunchConfig> {
+    grid(num_elements.div_ceil(BLOCK as usize), (BLOCK, 1, 1))
+}
+
+/// Threads along x over the `width` columns of a row, rows along y.
+pub(crate) fn rows(num_rows: usize, width: usize) -> Result<LaunchConfig> {
+    let columns = width.next_power_of_two().min(MAX_COLUMNS as usize) as u32;
+    let rows = BLOCK / columns;
+    grid(num_rows.div_ceil(rows as usize), (columns, rows, 1))
+}
+
+fn grid(num_blocks: usize, block_dim: (u32, u32, u32)) -> Result<LaunchConfig> {
+    match i32::try_from(num_blocks) {
+        Ok(num_blocks) if num_blocks > 0 => {
+            Ok(LaunchConfig { grid_dim: (num_blocks as u32, 1, 1), block_dim, shared_mem_bytes: 0 })
+        }
+        _ => bail!("CUDA launch: expected 1 to 2^31 - 1 blocks, found {num_blocks}"),
+    }
+}
+
+/// A count as a kernel takes it.
+pub(crate) fn count_u32(name: &str, count: usize) -> Result<u32> {
+    match u32::try_from(count) {
+        Ok(count) => Ok(count),
+        Err(_) => bail!("{name}: expected fewer than 2^32 for a CUDA kernel, found {count}"),
+    }
+}
+
+/// Checks that every index is below `num_entries`, and says whether they ascend. Reads eight bytes back: nothing may
+/// be written for a batch that is refused.
+pub(crate) fn check_indices(device: &CudaDevice, indices: &CudaView<u32>, num_entries: usize) -> Result<bool> {
+    count_u32("tensor indices", indices.len())?;
+    let mut first = device.clone_htod(&[NONE; 2])?;
+    let (num_indices, num_entries) = (indices.len() as u64, num_entries as u64);
+    let kernel = kernel(device, &INDICES, "check_indices_u32")?;
+    let mut args = kernel.args();
+    args.arg(indices).arg(&num_indices).arg(&num_entries).arg(&mut first);
+    // SAFETY: the arguments are those of the kernel, which reads `num_indices` indices and writes two words.
+    unsafe { args.launch(threads(indices.len())?) }.map_err(candle_core::Error::wrap)?;
+    let first = device.clone_dtoh(&first)?;
+    if first[0] != NONE {
+        let at = first[0] as usize;
+        let found = device.clone_dtoh(&indices.slice(at..=at))?;
+        bail!("tensor indices: expected values below {num_entries}, found {} at {at}", found[0])
+    }
+    Ok(first[1] == NONE)
+}
+
+/// A batch of indices in ascending order.
+pub(crate) enum Ascending<'a> {
+    /// As it came.
+    Given(CudaView<'a, u32>),
+    /// Sorted, with the position in the batch of each.
+    Sorted(CudaSlice<u32>, CudaSlice<u32>),
+}
+
+impl<'a> Ascending<'a> {
+    /// Checks the indices and sorts them where they do not ascend: on the host, at the cost of two copies. Batches
+    /// that the sampler draws ascend.
+    pub(crate) fn new(device: &CudaDevice, indices: CudaView<'a, u32>, num_entries: usize) -> Result<Self> {
+        if check_indices(device, &indices, num_entries)? {
+            return Ok(Self::Given(indices));
+        }
+        let host = device.clone_dtoh(&indices)?;
+        let Some(order) = batch::ascending_order(&host) else {
+            return Ok(Self::Given(indices));
+        };
+        let sorted = batch::reorder(&host, Some(&order));
+        Ok(Self::Sorted(device.clone_htod(&sorted[..])?, device.clone_htod(&order[..])?))
+    }
+
+    /// The ascending indices.
+    pub(crate) fn indices(&self) -> CudaView<'_, u32> {
+        match self {
+            Self::Given(indices) => indices.slice(..),
+            Self::Sorted(indices, _) => indices.as_view(),
+        }
+    }
+
+    /// Where in the batch each of them stood; none where the batch ascends.
+    pub(crate) fn order(&self) -> Option<CudaView<'_, u32>> {
+        match self {
+            Self::Given(_) => None,
+            Self::Sorted(_, order) => Some(order.as_view()),
+        }
+    }
+}
