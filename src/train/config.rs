@@ -223,6 +223,14 @@ impl TrainConfig {
         check(ascending, "resolution.until", "ascending", "out of order".into())
     }
 
+    /// The number of cells to grow to in a run planned for `cpu_seconds` of CPU time (seconds times threads): more
+    /// cells show more, and cost rays. Measured on the captures of the README at 25 to 330 CPU seconds.
+    pub fn cells_for(cpu_seconds: f64) -> usize {
+        const CELLS_AT_ONE_SECOND: f64 = 8_000.0;
+        let cells = CELLS_AT_ONE_SECOND * cpu_seconds.max(1.0).sqrt();
+        (cells as usize).clamp(10_000, 400_000)
+    }
+
     /// The factor by which images are reduced at `progress`.
     pub fn resolution_at(&self, progress: f64) -> u32 {
         let stage = self.resolution.iter().find(|stage| progress < stage.until).or(self.resolution.last());
