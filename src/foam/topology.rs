@@ -56,7 +56,10 @@ impl Topology {
                 format!("[{}]", offsets.len()),
             ));
         }
-        crate::ops::fused::check_adjacency(&offsets, &neighbors)?;
+        crate::ops::fused::check_adjacency(&offsets, &neighbors).map_err(|error| {
+            let expected = format!("the neighbours of {} cells", built_at.len());
+            Error::tensor("foam.neighbors", expected, error.to_string())
+        })?;
         let mut sentinels = [[0.0; 3]; NUM_SENTINELS];
         sentinels.copy_from_slice(&built_at[built_at.len() - NUM_SENTINELS..]);
         let adjacency = Adjacency { offsets, neighbors };

@@ -195,10 +195,12 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`] if a loss or gradient is not finite, before anything is updated from it; those of the
-    /// parts.
+    /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it; those
+    /// of the parts.
     pub fn step(&mut self) -> Result<StepStats> {
         let started = Instant::now();
+        // A walk takes NaN for empty or for black, so that the loss would not tell.
+        self.check_parameters()?;
         self.follow_resolution()?;
         let refined = self.refine_if_due()?;
         let progress = self.progress;
@@ -230,11 +232,9 @@ impl Trainer {
         let width = 4 + num_quantiles;
         let (losses, errors): (Vec<f64>, Vec<f32>) =
             outputs.packed.par_chunks_exact(width).enumerate().map(|(ray, out)| loss.value(ray, out)).unzip();
-        let non_finite = losses.iter().filter(|x| !x.is_finite()).count();
-        self.require_finite("loss", non_finite)?;
+        self.require_finite("loss", losses.iter().filter(|x| !x.is_finite()).count())?;
         let mut grad_raw = gradients.density;
         grad_raw.par_iter_mut().zip(&derivative).for_each(|(g, d)| *g *= d);
-        let non_finite = |v: &[f32]| v.par_iter().with_min_len(1 << 14).filter(|x| !x.is_finite()).count();
         self.require_finite("grad_points", non_finite(&gradients.points))?;
         self.require_finite("grad_raw_density", non_finite(&grad_raw))?;
         self.require_finite("grad_sh", non_finite(&gradients.sh))?;
@@ -378,6 +378,11 @@ impl Trainer {
 /// The training views of a dataset, reduced by `factor`, as a store of pixels.
 fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
     if factor == 1 { Pixels::new(&dataset.train) } else { Pixels::new(&dataset.resized(factor)?.train) }
+}
+
+/// How many of the values are not finite.
+fn non_finite(values: &[f32]) -> usize {
+    values.par_iter().with_min_len(1 << 14).filter(|x| !x.is_finite()).count()
 }
 
 fn new_faces(foam: &Foam) -> Faces<f32> {
