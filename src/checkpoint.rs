@@ -5,7 +5,7 @@
 //! one, whole.
 
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -57,7 +57,8 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// A file that is missing, cut off, not safetensors, or without a header of this crate.
+    /// A file that is missing, cut off, not safetensors, or without a header of this crate; an f32 tensor with a value
+    /// that is not finite.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
@@ -71,7 +72,14 @@ impl Checkpoint {
             .map_err(|error| Error::file(path, HEADER_KEY, "valid JSON", error.to_string()))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, device)
             .map_err(|error| Error::file(path, "tensors", "whole tensors of known types", error.to_string()))?;
-        Ok(Self { tensors: tensors.into_iter().collect(), header })
+        let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
+        for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
+            let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|x| !x.is_finite()).count();
+            if bad > 0 {
+                return Err(Error::file(path, name, "finite values", format!("{bad} that are not")));
+            }
+        }
+        Ok(Self { tensors, header })
     }
 
     /// The part of the header under `key`.
@@ -104,6 +112,15 @@ impl Checkpoint {
         let found = || format!("{:?} {:?}", tensor.dtype(), tensor.dims());
         let values = tensor.flatten_all().and_then(|t| t.to_vec1::<T>());
         values.map_err(|_| Error::file(path, name, format!("{:?}", T::DTYPE), found()))
+    }
+}
+
+/// An error about a tensor or a setting, told as one about the file that holds it.
+pub(crate) fn in_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Tensor { name, expected, found } => Error::file(path, name, expected, found),
+        Error::Config { field, expected, found } => Error::file(path, field, expected, found),
+        other => other,
     }
 }
 

@@ -212,6 +212,9 @@ fn bad_input_is_refused_by_name() -> Result<()> {
     cases.push(("offsets", changed(&|i| i.offsets = u32s(&[0, 3, 1, 4]))));
     cases.push(("offsets", changed(&|i| i.offsets = u32s(&[0, 4]))));
     cases.push(("quantiles", changed(&|i| i.quantiles = Some(Tensor::new(&[[0.2f64, 0.8]], d).expect("tensor")))));
+    let nan = Tensor::new(&[[0.0, f64::NAN, 0.0]], d)?;
+    cases.push(("directions", changed(&|i| i.directions = nan.clone())));
+    cases.push(("max_cells", trace_rays(&points, &density, &sh, &inputs, &TraceSettings { max_cells: 0, ..exact() })));
     cases.push(("origins", changed(&|i| i.origins = Tensor::zeros((2, 3), DType::F64, d).expect("tensor"))));
     for (name, result) in cases {
         match result {

@@ -1,6 +1,7 @@
 //! Loading a capture: layout, poses, images, split, start cloud, normalisation.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,6 +122,16 @@ impl FromStr for Resize {
     }
 }
 
+impl fmt::Display for Resize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Downsample(factor) => write!(f, "{factor}"),
+            Self::Size { width, height } => write!(f, "{width}x{height}"),
+        }
+    }
+}
+
 /// Which views are held out for testing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TestViews {
@@ -160,6 +171,16 @@ impl FromStr for TestViews {
             return Err(refuse(text));
         }
         Ok(Self::Names(names))
+    }
+}
+
+impl fmt::Display for TestViews {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Every { n, offset } => write!(f, "every:{n}:{offset}"),
+            Self::Names(names) => f.write_str(&names.join(",")),
+        }
     }
 }
 

@@ -465,7 +465,7 @@ impl Sampler {
         let Some(values) = tensors.get(MAP_TENSOR) else {
             return Err(Error::tensor(MAP_TENSOR, expected, "no such tensor"));
         };
-        if values.dims() != [patches.num_entries()] {
+        if values.dims() != [patches.num_entries()] || values.dtype() != DType::F32 {
             return Err(Error::tensor(MAP_TENSOR, expected, format!("{:?} {:?}", values.dtype(), values.dims())));
         }
         let map = ErrorMap::from_tensor(values, header.config.map_settings())?;

@@ -1,8 +1,8 @@
 //! A capture made on the spot: an analytic scene, ray-traced from all sides and written as a Blender-style capture.
 //!
 //! A table with a tiled top carries a marble ball in a brass cage (thin parts), a ring of beads, a lacquered ball
-//! (shiny), a striped ring, a small tree and a pane of glass (translucent). All shapes are met in closed form, so
-//! the depth beside each picture is exact. The folder holds, for each split (`train`, `test`):
+//! (shiny), a striped ring, a small tree and a pane of glass (translucent). All shapes have a formula, so the
+//! depth beside each picture is exact to f32. The folder holds, for each split (`train`, `test`):
 //!
 //! | file | content |
 //! |---|---|
@@ -54,8 +54,9 @@ const CAMERA_ANGLE_X: f64 = 0.7;
 const CAMERA_DISTANCE: f64 = 4.2;
 /// The cameras' distances differ by at most this share, so that no two see the scene at the same scale.
 const DISTANCE_SPREAD: f64 = 0.06;
-/// The cameras' heights, as sines of the elevation: from just above the table to almost overhead.
-const ELEVATION_SINES: (f64, f64) = (0.10, 0.97);
+/// The cameras' heights, as sines of the elevation: from ten degrees, where the tiles are still wider than a pixel
+/// or two, to almost overhead.
+const ELEVATION_SINES: (f64, f64) = (0.17, 0.97);
 /// The golden angle: consecutive views of a spiral never line up.
 const GOLDEN_ANGLE: f64 = 2.399_963_229_728_653;
 /// Corners of a pixel on one surface that differ by less (of 1, in any channel) need no further samples: what lies
@@ -140,12 +141,12 @@ pub fn write_capture(dir: &Path, options: &SyntheticOptions, progress: &(dyn Fn(
         let view = View::new(options, split, i);
         let (picture, depth) = view.render(&scene, options);
         let mut png = std::io::Cursor::new(Vec::new());
-        let path = dir.join(format!("{}.png", frame_path(split, i)));
+        let path = dir.join(file_name(split, i, "png"));
         picture
             .write_to(&mut png, ImageFormat::Png)
             .map_err(|e| Error::file(&path, "PNG", "to be encoded", e.to_string()))?;
         write_atomic(&path, png.get_ref())?;
-        write_atomic(&dir.join(format!("{}_depth.npy", frame_path(split, i))), &npy(&depth, options.size))?;
+        write_atomic(&dir.join(file_name(split, i, "npy")), &npy(&depth, options.size))?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, views.len());
         Ok::<(), Error>(())
     })?;
@@ -154,8 +155,8 @@ pub fn write_capture(dir: &Path, options: &SyntheticOptions, progress: &(dyn Fn(
         let frames: Vec<_> = (0..options.views(split))
             .map(|i| {
                 json!({
-                    "file_path": format!("./{}", frame_path(split, i)),
-                    "depth_file_path": format!("./{}_depth.npy", frame_path(split, i)),
+                    "file_path": format!("./{split}/r_{i}"),
+                    "depth_file_path": format!("./{}", file_name(split, i, "npy")),
                     "transform_matrix": View::new(options, split, i).world_from_camera(),
                 })
             })
@@ -186,11 +187,7 @@ pub fn is_capture_of(dir: &Path, options: &SyntheticOptions) -> bool {
 
 fn file_name(split: &str, i: u32, kind: &str) -> String {
     let between = if kind == "npy" { "_depth" } else { "" };
-    format!("{}{between}.{kind}", frame_path(split, i))
-}
-
-fn frame_path(split: &str, i: u32) -> String {
-    format!("{split}/r_{i}")
+    format!("{split}/r_{i}{between}.{kind}")
 }
 
 fn transforms_path(dir: &Path, split: &str) -> std::path::PathBuf {

@@ -115,7 +115,8 @@ impl Foam {
             return wrong("foam.raw_density", format!("F32 [{num_cells}]"), &raw_density);
         }
         match sh.dims() {
-            &[p, k, 3] if p == num_cells && crate::sh::degree_of(k).is_some() => {}
+            &[p, k, 3]
+                if p == num_cells && crate::sh::degree_of(k).is_some() && sh.dtype() == candle_core::DType::F32 => {}
             _ => return wrong("foam.sh", format!("F32 [{num_cells}, 1 | 4 | 9 | 16, 3]"), &sh),
         }
         for (name, tensor) in [("foam.points", &points), ("foam.raw_density", &raw_density), ("foam.sh", &sh)] {

@@ -61,8 +61,9 @@ impl Renderer<'_> {
     ///
     /// # Errors
     ///
-    /// Those of Candle.
+    /// A setting out of range; those of Candle.
     pub fn render(&self, camera: &Camera, background: [f32; 3], settings: &TraceSettings) -> Result<Rendering> {
+        settings.validate()?;
         let (width, height) = (camera.width, camera.height);
         let num_pixels = width as usize * height as usize;
         let rays: Vec<Option<crate::camera::Ray>> = (0..num_pixels)

@@ -2,7 +2,7 @@
 
 use super::{Foam, Topology};
 use crate::Result;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, in_file};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,6 +33,10 @@ impl Foam {
     ///
     /// Tensors that are missing, of another dtype or shape, or not finite; an adjacency that is none.
     pub fn from_checkpoint(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
+        Self::read(checkpoint, path).map_err(|error| in_file(path, error))
+    }
+
+    fn read(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
         let built_at = checkpoint.values::<f32>(path, "foam.built_at")?;
         let topology = Topology::from_parts(
             checkpoint.values(path, "foam.offsets")?,

@@ -29,7 +29,7 @@ impl Topology {
     ///
     /// A non-finite point, or one that lies outside the sentinels.
     pub fn build(points: &[[f32; 3]], sentinel_radius: f32) -> Result<Self> {
-        if let Some(i) = points.iter().position(|p| p.iter().any(|x| !(x.abs() < sentinel_radius))) {
+        if let Some(i) = points.iter().position(|p| p.iter().any(|x| x.is_nan() || x.abs() >= sentinel_radius)) {
             return Err(Error::tensor(
                 "foam.points",
                 format!("coordinates within the sentinels at {sentinel_radius}"),
@@ -56,7 +56,10 @@ impl Topology {
                 format!("[{}]", offsets.len()),
             ));
         }
-        crate::ops::fused::check_adjacency(&offsets, &neighbors)?;
+        crate::ops::fused::check_adjacency(&offsets, &neighbors).map_err(|error| {
+            let expected = format!("the neighbours of {} cells", built_at.len());
+            Error::tensor("foam.neighbors", expected, error.to_string())
+        })?;
         let mut sentinels = [[0.0; 3]; NUM_SENTINELS];
         sentinels.copy_from_slice(&built_at[built_at.len() - NUM_SENTINELS..]);
         let adjacency = Adjacency { offsets, neighbors };
@@ -90,7 +93,11 @@ impl Topology {
         let moved: usize = (points, &self.built_at[..points.len()], &self.spacing[..points.len()])
             .into_par_iter()
             .with_min_len(4096)
-            .map(|(p, q, spacing)| usize::from(squared_distance(*p, *q) > (limit * spacing).powi(2)))
+            // A NaN has moved: the triangulation will name it.
+            .map(|(p, q, spacing)| {
+                let moved = squared_distance(*p, *q);
+                usize::from(moved.is_nan() || moved > (limit * spacing).powi(2))
+            })
             .sum();
         moved as f32 / points.len().max(1) as f32
     }

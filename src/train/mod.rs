@@ -100,6 +100,8 @@ impl Trainer {
         if !device.is_cpu() {
             return Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")));
         }
+        let backdrop = if dataset.has_alpha { Background::White } else { Background::Black };
+        let config = TrainConfig { background: config.background.or(Some(backdrop)), ..config };
         let resolution = config.resolution_at(0.0);
         let pixels = training_pixels(&dataset, resolution)?;
         let sampler_config = SamplerConfig { seed: config.seed, ..config.sampler.clone() };
@@ -153,6 +155,11 @@ impl Trainer {
         &self.config
     }
 
+    /// What is behind the foam.
+    pub fn background(&self) -> Background {
+        self.config.background.unwrap_or(Background::White)
+    }
+
     /// The sampler, for its statistics and its error map.
     pub fn sampler(&self) -> &Sampler {
         &self.sampler
@@ -188,10 +195,12 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`] if a loss or gradient is not finite, before anything is updated from it; those of the
-    /// parts.
+    /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it; those
+    /// of the parts.
     pub fn step(&mut self) -> Result<StepStats> {
         let started = Instant::now();
+        // A walk takes NaN for empty or for black, so that the loss would not tell.
+        self.check_parameters()?;
         self.follow_resolution()?;
         let refined = self.refine_if_due()?;
         let progress = self.progress;
@@ -212,7 +221,7 @@ impl Trainer {
             quantiles: &quantiles,
             num_quantiles,
         };
-        let loss = RayLoss::new(&self.config, &batch, importance.as_deref(), self.step, progress);
+        let loss = RayLoss::new(self, &batch, importance.as_deref());
         let (outputs, gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
             let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
             fused::forward_backward(&scene, &rays, &self.config.trace, self.foam.num_cells(), |ray, out| {
@@ -223,11 +232,9 @@ impl Trainer {
         let width = 4 + num_quantiles;
         let (losses, errors): (Vec<f64>, Vec<f32>) =
             outputs.packed.par_chunks_exact(width).enumerate().map(|(ray, out)| loss.value(ray, out)).unzip();
-        let non_finite = losses.iter().filter(|x| !x.is_finite()).count();
-        self.require_finite("loss", non_finite)?;
+        self.require_finite("loss", losses.iter().filter(|x| !x.is_finite()).count())?;
         let mut grad_raw = gradients.density;
         grad_raw.par_iter_mut().zip(&derivative).for_each(|(g, d)| *g *= d);
-        let non_finite = |v: &[f32]| v.par_iter().with_min_len(1 << 14).filter(|x| !x.is_finite()).count();
         self.require_finite("grad_points", non_finite(&gradients.points))?;
         self.require_finite("grad_raw_density", non_finite(&grad_raw))?;
         self.require_finite("grad_sh", non_finite(&gradients.sh))?;
@@ -282,7 +289,7 @@ impl Trainer {
     where
         F: FnMut(usize, &crate::data::View, &crate::foam::Rendering) -> Result<()>,
     {
-        let background = self.config.background.evaluation();
+        let background = self.background().evaluation();
         evaluate_views(&self.foam, &self.dataset.test, background, &self.config.trace, on_view)
     }
 
@@ -373,6 +380,11 @@ fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
     if factor == 1 { Pixels::new(&dataset.train) } else { Pixels::new(&dataset.resized(factor)?.train) }
 }
 
+/// How many of the values are not finite.
+fn non_finite(values: &[f32]) -> usize {
+    values.par_iter().with_min_len(1 << 14).filter(|x| !x.is_finite()).count()
+}
+
 fn new_faces(foam: &Foam) -> Faces<f32> {
     let adjacency = foam.topology().adjacency();
     Faces::new(&adjacency.offsets, &adjacency.neighbors)
@@ -390,16 +402,16 @@ struct RayLoss<'a> {
 }
 
 impl<'a> RayLoss<'a> {
-    fn new(config: &'a TrainConfig, batch: &'a Batch, importance: Option<&'a [f32]>, step: u64, progress: f64) -> Self {
-        let quantile_weight = config.loss.quantile_weight * (2.0 * progress).min(1.0) as f32;
+    fn new(trainer: &'a Trainer, batch: &'a Batch, importance: Option<&'a [f32]>) -> Self {
+        let config = &trainer.config.loss;
         Self {
-            config: &config.loss,
-            background: config.background,
-            seed: config.seed,
-            step,
+            config,
+            background: trainer.background(),
+            seed: trainer.config.seed,
+            step: trainer.step,
             batch,
             importance,
-            quantile_weight,
+            quantile_weight: config.quantile_weight * (2.0 * trainer.progress).min(1.0) as f32,
         }
     }
 

@@ -48,7 +48,7 @@ pub struct OptimConfig {
 impl Default for OptimConfig {
     fn default() -> Self {
         Self {
-            points: Rate { initial: 1e-3, last: 1e-4 },
+            points: Rate { initial: 2e-3, last: 1e-4 },
             density: Rate { initial: 0.2, last: 0.02 },
             color: Rate { initial: 0.1, last: 0.01 },
             sh_factor: 0.2,
@@ -79,7 +79,7 @@ impl OptimConfig {
                 return Err(Error::config(format!("optim.adam.{field}"), "in [0, 1)", beta.to_string()));
             }
         }
-        if !(self.adam.eps > 0.0) {
+        if self.adam.eps.is_nan() || self.adam.eps <= 0.0 {
             return Err(Error::config("optim.adam.eps", "positive", self.adam.eps.to_string()));
         }
         Ok(())
@@ -175,9 +175,14 @@ impl Adam {
         Ok(())
     }
 
-    /// The moments by parameter name, and the number of updates.
-    pub fn state(&self) -> (BTreeMap<String, Tensor>, u64) {
-        (self.groups.iter().map(|group| (group.name.clone(), group.moments.clone())).collect(), self.count)
+    /// Copies of the moments by parameter name (updates happen in place), and the number of updates.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn state(&self) -> Result<(BTreeMap<String, Tensor>, u64)> {
+        let copy = |group: &Group| Ok((group.name.clone(), group.moments.copy()?));
+        Ok((self.groups.iter().map(copy).collect::<Result<_>>()?, self.count))
     }
 
     /// Takes over a [`Adam::state`].
@@ -187,16 +192,16 @@ impl Adam {
     /// Moments that are missing or of another shape.
     pub fn restore(&mut self, moments: &BTreeMap<String, Tensor>, count: u64) -> Result<()> {
         for group in &mut self.groups {
-            let expected = format!("{:?}", group.moments.dims());
+            let expected = format!("{:?} {:?}", group.moments.dtype(), group.moments.dims());
             match moments.get(&group.name) {
                 Some(tensor) if tensor.dims() == group.moments.dims() && tensor.dtype() == group.moments.dtype() => {
-                    group.moments = tensor.clone();
+                    group.moments = tensor.copy()?;
                 }
                 Some(tensor) => {
                     return Err(Error::tensor(
                         format!("optim.{}", group.name),
                         expected,
-                        format!("{:?}", tensor.dims()),
+                        format!("{:?} {:?}", tensor.dtype(), tensor.dims()),
                     ));
                 }
                 None => return Err(Error::tensor(format!("optim.{}", group.name), expected, "no such tensor")),

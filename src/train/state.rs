@@ -1,7 +1,7 @@
 //! Saving a training run and going on with it.
 
-use super::{Adam, TrainConfig, Trainer, new_faces, training_pixels};
-use crate::checkpoint::Checkpoint;
+use super::{Adam, TrainConfig, Trainer, new_faces, non_finite, training_pixels};
+use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Normalization, Sampler, SamplerHeader};
 use crate::foam::{Foam, RefineStatistics, with_values};
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ impl Trainer {
     /// Those of Candle.
     pub fn checkpoint(&self, extra: Value) -> Result<Checkpoint> {
         let mut tensors = self.foam.state()?;
-        let (moments, optimizer_count) = self.optimizer.state();
+        let (moments, optimizer_count) = self.optimizer.state()?;
         tensors.extend(moments.into_iter().map(|(name, tensor)| (format!("optim.{name}"), tensor)));
         let (sampler, sampler_header) = self.sampler.state()?;
         tensors.extend(sampler.into_iter().map(|(name, tensor)| (format!("sampler.{name}"), tensor)));
@@ -107,6 +107,10 @@ impl Trainer {
     pub fn resume(path: impl AsRef<Path>, dataset: Dataset, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let checkpoint = Checkpoint::load(path, device)?;
+        Self::restore(path, &checkpoint, dataset).map_err(|error| in_file(path, error))
+    }
+
+    fn restore(path: &Path, checkpoint: &Checkpoint, dataset: Dataset) -> Result<Self> {
         let version: u32 = checkpoint.field(path, "format_version")?;
         if version != FORMAT_VERSION {
             return Err(Error::file(path, "header.format_version", FORMAT_VERSION.to_string(), version.to_string()));
@@ -119,11 +123,11 @@ impl Trainer {
             return Err(Error::file(path, "header.normalization", expected, format!("{normalization:?}")));
         }
         let progress: Progress = checkpoint.field(path, "progress")?;
-        let foam = Foam::from_checkpoint(&checkpoint, path)?;
+        let foam = Foam::from_checkpoint(checkpoint, path)?;
         let mut optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
-        optimizer.restore(&with_prefix(&checkpoint, "optim."), progress.optimizer_count)?;
+        optimizer.restore(&with_prefix(checkpoint, "optim."), progress.optimizer_count)?;
         let header: SamplerHeader = checkpoint.field(path, "sampler")?;
-        let sampler = Sampler::from_state(&with_prefix(&checkpoint, "sampler."), header)?;
+        let sampler = Sampler::from_state(&with_prefix(checkpoint, "sampler."), header)?;
         let pixels = training_pixels(&dataset, progress.resolution)?;
         if sampler.num_rays() as usize != pixels.len() {
             let expected = format!("{} rays of the capture", pixels.len());
@@ -164,7 +168,7 @@ impl Trainer {
     /// [`Error::NonFinite`] for the first parameter that has any.
     pub fn check_parameters(&self) -> Result<()> {
         for (name, var) in self.foam.named_vars() {
-            let count = with_values(var, |v: &[f32]| v.iter().filter(|x| !x.is_finite()).count())?;
+            let count = with_values(var, non_finite)?;
             self.require_finite(name, count)?;
         }
         Ok(())

@@ -19,7 +19,7 @@ const TABLE_RADIUS: f64 = 1.3;
 const TABLE_THICKNESS: f64 = 0.14;
 /// Inside this radius the table is tiled, outside it is a wooden rim.
 const TILED_RADIUS: f64 = 1.13;
-/// Side of a tile: about 13 pixels of a default picture from above, 4 at the flattest angle.
+/// Side of a tile: about 13 pixels of a default picture from above, which a foam of some ten thousand cells resolves.
 const TILE: f64 = 0.25;
 
 /// Optical depth of the glass for each unit of length; the pane is 0.09 thick, which takes half of the light.

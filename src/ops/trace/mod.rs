@@ -119,6 +119,29 @@ impl Default for TraceSettings {
     }
 }
 
+impl TraceSettings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value, most) in [
+            ("transmittance_threshold", self.transmittance_threshold, 1.0),
+            ("density_threshold", self.density_threshold, f64::INFINITY),
+            ("grazing_cosine", self.grazing_cosine, 1.0),
+        ] {
+            if !(value >= 0.0 && value < most) {
+                bail!("trace settings: {name}: expected in [0, {most}), found {value}");
+            }
+        }
+        if self.max_cells == 0 {
+            bail!("trace settings: max_cells: expected at least 1, found 0");
+        }
+        Ok(())
+    }
+}
+
 /// The inputs of [`trace_rays`] that are not differentiated.
 #[derive(Debug, Clone)]
 pub struct TraceInputs {
@@ -163,7 +186,7 @@ pub struct Traced {
 /// # Errors
 ///
 /// A wrong shape, dtype or device; a start cell or neighbour outside `0..P`; offsets that do not ascend; a quantile
-/// outside (0, 1) or out of order; a negative or non-finite density.
+/// outside (0, 1) or out of order; a negative density; a point, density, origin or direction that is not finite.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -197,6 +220,7 @@ pub fn trace_rays(
     inputs: &TraceInputs,
     settings: &TraceSettings,
 ) -> Result<Traced> {
+    settings.validate()?;
     let (num_cells, three) = points.dims2()?;
     if three != 3 {
         bail!("trace_rays: points: expected [P, 3], found {:?}", points.shape());
@@ -288,6 +312,12 @@ impl TraceRays {
         if let Some(i) = density.iter().position(|&d| !(d >= T::zero() && d < T::infinity())) {
             bail!("trace_rays: density: expected finite and at least 0, found {} at cell {i}", density[i]);
         }
+        let (origins, directions) = (flat(&self.inputs.origins)?, flat(&self.inputs.directions)?);
+        for (name, values) in [("points", points), ("origins", &origins), ("directions", &directions)] {
+            if let Some(i) = values.iter().position(|x| !x.is_finite()) {
+                bail!("trace_rays: {name}: expected finite values, found {} in row {}", values[i], i / 3);
+            }
+        }
         let quantiles = self.inputs.quantiles.as_ref().map_or(Ok(Vec::new()), flat)?;
         for row in quantiles.chunks(self.num_quantiles.max(1)) {
             let inside = row.iter().all(|&q| q > T::zero() && q < T::one());
@@ -297,13 +327,7 @@ impl TraceRays {
         }
         let mut faces = Faces::new(&offsets, &neighbors);
         faces.refresh(points, density, &[]);
-        Ok(Host {
-            origins: flat(&self.inputs.origins)?,
-            directions: flat(&self.inputs.directions)?,
-            start_cells,
-            quantiles,
-            faces,
-        })
+        Ok(Host { origins, directions, start_cells, quantiles, faces })
     }
 
     fn scene<'a, T: Real>(&self, host: &'a Host<T>, sh: &'a [T]) -> (Scene<'a, T>, Rays<'a, T>) {

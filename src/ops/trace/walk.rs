@@ -237,7 +237,8 @@ fn color<T: Real, const WIDTH: usize>(sh: &[T], basis: &Basis<T>) -> [T; 3] {
         rgb[1] += triple[1];
         rgb[2] += triple[2];
     }
-    rgb.map(|channel| if channel > T::zero() { channel } else { T::zero() })
+    // Not `max`, which would hide a NaN.
+    rgb.map(|channel| if channel < T::zero() { T::zero() } else { channel })
 }
 
 /// Asks for a cache line ahead of its use; does nothing where there is no such instruction.

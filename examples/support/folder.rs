@@ -1,0 +1,153 @@
+//! A folder for each run, and files that are there whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+/// What to do when the run's folder is there already and not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Stop: another run's results are in it.
+    Refuse,
+    /// Go on in it: the run is resumed.
+    Resume,
+    /// Take the first free one of `name-2`, `name-3`, ...
+    Number,
+}
+
+/// The folder of one run.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes `root/name`.
+    pub fn create(root: &Path, name: &str, existing: Existing) -> Result<Self> {
+        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+            bail!("a run's name is one folder's name, and {name:?} is not");
+        }
+        let mut path = root.join(name);
+        match existing {
+            Existing::Resume => {}
+            Existing::Refuse if is_taken(&path) => {
+                bail!("{} holds a run already; choose another name, or resume it", path.display());
+            }
+            Existing::Refuse => {}
+            Existing::Number => {
+                let mut number = 1;
+                while is_taken(&path) {
+                    number += 1;
+                    path = root.join(format!("{name}-{number}"));
+                }
+            }
+        }
+        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in the folder; folders on the way are made.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        make_parent(&path)?;
+        Ok(path)
+    }
+}
+
+fn is_taken(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => path.exists(),
+    }
+}
+
+fn make_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) => fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display())),
+        None => Ok(()),
+    }
+}
+
+/// Writes beside `path` and renames: a reader sees the old file or the new one, never a half.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    make_parent(path)?;
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        // Without this a power cut may leave the new name on an empty file.
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Writes text, with a line end after it.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_atomic(path, format!("{}\n", text.trim_end()).as_bytes())
+}
+
+/// Writes indented JSON.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).with_context(|| format!("writing {}", path.display()))?;
+    write_text(path, &text)
+}
+
+/// A file with one JSON value a line, readable while the run goes on.
+#[derive(Debug)]
+pub struct JsonLines {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonLines {
+    /// Begins an empty file; what was there is gone.
+    pub fn create(path: &Path) -> Result<Self> {
+        write_atomic(path, b"")?;
+        Self::open(path)
+    }
+
+    /// Goes on with a file, after the lines for which `keep` holds (for instance: the steps before the checkpoint).
+    /// A last line that a killed run left half written is dropped.
+    pub fn resume(path: &Path, keep: impl Fn(&Value) -> bool) -> Result<Self> {
+        let mut kept = String::new();
+        if path.exists() {
+            let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            // A write cut off inside a character is a half line like any other.
+            let text = String::from_utf8_lossy(&bytes);
+            for (i, line) in text.split_inclusive('\n').enumerate() {
+                let Some(whole) = line.strip_suffix('\n') else { break };
+                let value =
+                    serde_json::from_str(whole).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
+                if keep(&value) {
+                    kept.push_str(line);
+                }
+            }
+        }
+        write_atomic(path, kept.as_bytes())?;
+        Self::open(path)
+    }
+
+    fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends a line.
+    pub fn write(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_string(value).with_context(|| format!("writing {}", self.path.display()))?;
+        line.push('\n');
+        // One unbuffered write: the line is in the file when this returns.
+        self.file.write_all(line.as_bytes()).with_context(|| format!("writing {}", self.path.display()))
+    }
+}

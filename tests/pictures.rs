@@ -1,0 +1,140 @@
+//! Do the examples' pictures, plots and run folders hold what they were given?
+
+#[path = "../examples/support/mod.rs"]
+mod support;
+
+use std::fs;
+
+use image::Rgb;
+use serde_json::json;
+use support::folder::{Existing, JsonLines, RunFolder, write_json, write_text};
+use support::picture::{comparison, depth, error_map, from_rgb, save, sheet};
+use support::plot::{Series, plot_curves};
+
+#[test]
+fn a_comparison_has_three_panels_and_a_gap() {
+    let render = [0.0, 0.5, 1.0].repeat(4);
+    let truth = [0.1, 0.5, 0.9].repeat(4);
+    let picture = comparison(&render, &truth, 2, 2).expect("a picture");
+    assert_eq!(picture.dimensions(), (2 + 4 + 2 + 4 + 2, 2));
+    let expected = [(0, [0, 128, 255]), (3, [255, 255, 255]), (6, [26, 128, 230]), (12, [128, 0, 127])];
+    for (x, colour) in expected {
+        let Rgb(found) = *picture.get_pixel(x, 1);
+        // The difference of 1 and 0.9 in f32 lies a rounding below a half.
+        let off = found.iter().zip(colour).map(|(a, b)| a.abs_diff(b)).max();
+        assert!(off <= Some(1), "x = {x}: found {found:?}, expected {colour:?}");
+    }
+}
+
+#[test]
+fn a_map_ignores_stray_values_and_marks_missing_ones() {
+    let mut far = vec![2.0f32; 100];
+    for (i, d) in far.iter_mut().enumerate() {
+        *d += i as f32 * 0.01;
+    }
+    far[50] = 1e9;
+    let clean = depth(&far, 10, 10).expect("a picture");
+    let near_end = clean.get_pixel(0, 0);
+    let middle = clean.get_pixel(9, 4);
+    assert_ne!(near_end, middle, "one stray value flattened the map");
+    let grey = depth(&[0.0, f32::NAN, f32::INFINITY, 1.0], 4, 1).expect("a picture");
+    assert_eq!(grey.get_pixel(0, 0), grey.get_pixel(1, 0));
+    assert_eq!(grey.get_pixel(0, 0), grey.get_pixel(2, 0));
+    assert_ne!(grey.get_pixel(0, 0), grey.get_pixel(3, 0));
+
+    let error = error_map(&[-1.0, 0.0, 0.5, 1.0], 4, 1).expect("a picture");
+    let light = |x| error.get_pixel(x, 0).0.iter().map(|&v| u32::from(v)).sum::<u32>();
+    assert!(light(1) < light(2) && light(2) < light(3), "brighter where the error is larger");
+    assert_eq!(error.get_pixel(0, 0), grey.get_pixel(0, 0), "not seen yet");
+    error_map(&[0.0; 4], 2, 2).expect("a map without any error");
+    error_map(&[-1.0; 4], 2, 2).expect("a map that saw nothing");
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    assert!(from_rgb(&[0.0; 11], 2, 2).is_err());
+    assert!(from_rgb(&[0.0; 13], 2, 2).is_err());
+    assert!(comparison(&[0.0; 12], &[0.0; 9], 2, 2).is_err());
+    assert!(depth(&[0.0; 5], 2, 2).is_err());
+    assert!(sheet(&[], 3).is_err());
+}
+
+#[test]
+fn a_saved_sheet_reads_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let one = |level: f32| from_rgb(&[level; 12], 2, 2).expect("a picture");
+    let picture = sheet(&[one(0.0), one(0.2), one(0.4)], 2).expect("a sheet");
+    assert_eq!(picture.dimensions(), (8, 8));
+    let path = dir.path().join("a/b.png");
+    save(&path, &picture).expect("saved");
+    assert_eq!(image::open(&path).expect("a picture").to_rgb8(), picture);
+    assert_eq!(fs::read_dir(dir.path().join("a")).expect("a folder").count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn curves_become_svg_with_their_names() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("loss.svg");
+    let falling = |rate: f64| (0..200).map(|i| (f64::from(i) * 10.0, 0.3 * (-rate * f64::from(i)).exp())).collect();
+    let mut series = vec![
+        Series { name: "train".into(), points: falling(0.02) },
+        Series { name: "test & more".into(), points: falling(0.015) },
+    ];
+    series[0].points.push((f64::NAN, 1.0));
+    series[0].points.push((5.0, f64::INFINITY));
+    series[0].points.push((5.0, 0.0));
+    for log_y in [true, false] {
+        plot_curves(&path, "Loss", "step", "loss", &series, log_y).expect("a plot");
+        let svg = fs::read_to_string(&path).expect("text");
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        for text in ["Loss", "step", "train", "test &amp; more", "polyline"] {
+            assert!(svg.contains(text), "log {log_y}: no {text:?}");
+        }
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "a point that cannot be drawn was drawn");
+    }
+    let one = [Series { name: "one".into(), points: vec![(3.0, 3.0)] }];
+    plot_curves(&path, "t", "x", "y", &one, false).expect("one point");
+    plot_curves(&path, "t", "x", "y", &one, true).expect("one point");
+    let none = [Series { name: "none".into(), points: vec![(0.0, -1.0)] }];
+    assert!(plot_curves(&path, "t", "x", "y", &none, true).is_err());
+}
+
+#[test]
+fn a_taken_folder_is_refused_resumed_or_numbered() {
+    let root = tempfile::tempdir().expect("a folder");
+    let create = |existing| RunFolder::create(root.path(), "run", existing);
+    let first = create(Existing::Refuse).expect("a new folder");
+    create(Existing::Refuse).expect("still empty");
+    write_text(&first.file("log/notes.txt").expect("a path"), "hello").expect("written");
+    assert_eq!(fs::read_to_string(first.path().join("log/notes.txt")).expect("text"), "hello\n");
+    let error = create(Existing::Refuse).expect_err("taken");
+    assert!(error.to_string().contains("resume"), "{error}");
+    assert_eq!(create(Existing::Resume).expect("resumed").path(), first.path());
+    assert_eq!(create(Existing::Number).expect("numbered").path(), root.path().join("run-2"));
+    for name in ["", "a/b", "..", "."] {
+        assert!(RunFolder::create(root.path(), name, Existing::Number).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn lines_survive_a_crash_and_a_step_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("log.jsonl");
+    let mut lines = JsonLines::create(&path).expect("a file");
+    for step in 0..5 {
+        lines.write(&json!({ "step": step })).expect("a line");
+    }
+    drop(lines);
+    // A killed run leaves half a line.
+    let whole = fs::read_to_string(&path).expect("text");
+    fs::write(&path, format!("{whole}{{\"step\": 5, \"lo")).expect("half a line");
+    let mut lines = JsonLines::resume(&path, |line| line["step"].as_u64() < Some(3)).expect("resumed");
+    lines.write(&json!({ "step": 3 })).expect("a line");
+    let expected: String = (0..4).map(|step| format!("{{\"step\":{step}}}\n")).collect();
+    assert_eq!(fs::read_to_string(&path).expect("text"), expected);
+    JsonLines::create(&path).expect("begun again");
+    assert_eq!(fs::read_to_string(&path).expect("text"), "");
+
+    write_json(&dir.path().join("a.json"), &json!({ "a": 1 })).expect("written");
+    assert_eq!(fs::read_to_string(dir.path().join("a.json")).expect("text"), "{\n  \"a\": 1\n}\n");
+}
