@@ -50,7 +50,7 @@ impl NextLoss {
         let batch = Pixels::new(&trainer.dataset().train)?.batch(draw.indices_slice())?;
         let rays = 0..batch.len() as u32;
         let behind = Rng::new(config.seed, Stream::Background, step);
-        let background = rays.clone().flat_map(|ray| match config.background {
+        let background = rays.clone().flat_map(|ray| match trainer.background() {
             Background::White => [1.0; 3],
             Background::Black => [0.0; 3],
             Background::Random => [0, 1, 2].map(|channel| behind.uniform4(ray)[channel]),
@@ -139,7 +139,7 @@ fn last_gradients(trainer: &Trainer) -> Result<[Vec<f32>; 3]> {
 fn smooth_config() -> TrainConfig {
     TrainConfig {
         sh_degree: 2,
-        background: Background::Random,
+        background: Some(Background::Random),
         sampler: SamplerConfig { batch_size: 400, warmup_steps: 2, patch: 4, ..SamplerConfig::default() },
         trace: TraceSettings {
             transmittance_threshold: 0.0,
@@ -180,7 +180,7 @@ fn the_trainer_takes_the_gradients_of_its_loss() -> Result<()> {
     // Central differences of step 1e-6 lose half of the digits of f64.
     const DIFFERENCES: f64 = 1e-6;
     let mut failures = Vec::new();
-    let plain = TrainConfig { loss: LossConfig::default(), background: Background::White, ..smooth_config() };
+    let plain = TrainConfig { loss: LossConfig::default(), background: Some(Background::White), ..smooth_config() };
     for (case, config, steps_before) in [("plain", plain, 3), ("all terms", smooth_config(), 4)] {
         let mut trainer = trainer(config)?;
         for _ in 0..steps_before {
