@@ -28,7 +28,7 @@ fn rays() -> candle_core::Result<(Tensor, Tensor)> {
 
 fn trace(criterion: &mut Criterion) {
     let config = InitConfig { num_cells: 50_000, ..InitConfig::default() };
-    let foam = initial_cells(&config, 0.4, None, 0)
+    let foam = initial_cells(&config, 0.4, None, &[], 0)
         .and_then(|cells| Foam::new(cells, 1, 2.0, &Device::Cpu))
         .expect("a foam of random cells");
     let (origins, directions) = rays().expect("rays");

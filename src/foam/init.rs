@@ -1,5 +1,6 @@
 //! The cells that a foam starts with.
 
+use super::topology::squared_distance;
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 
@@ -24,8 +25,11 @@ pub struct InitConfig {
     pub raw_density: f32,
     /// Nearly empty cells over the cameras' volume, so that the space between cameras and scene is not one huge cell.
     pub num_outer_cells: usize,
-    /// Raw density of those.
+    /// Raw density of those, and of the random cells near a camera.
     pub outer_raw_density: f32,
+    /// A random cell starts nearly empty if it is nearer to a camera than this share of the camera's distance to the
+    /// origin: fog there is seen by few cameras, and stays.
+    pub camera_clearance: f32,
     /// Median radius of the shells around a cloud, in extents.
     pub shell_radius: f32,
     /// Spread of the shells' radius, as a standard deviation of its binary logarithm.
@@ -43,6 +47,7 @@ impl Default for InitConfig {
             raw_density: 0.0,
             num_outer_cells: 500,
             outer_raw_density: -0.5,
+            camera_clearance: 0.3,
             shell_radius: 1.5,
             shell_octaves: 2.0,
         }
@@ -84,12 +89,19 @@ impl InitialCells {
 pub type Cloud<'a> = (&'a [[f32; 3]], Option<&'a [[f32; 3]]>);
 
 /// Cells at random places, in Hilbert order: drawn from `cloud` and from shells around it if there is one, else from
-/// a box around the origin. `extent` is half the size of the region of interest, in scene units.
+/// a box around the origin. `extent` is half the size of the region of interest, `cameras` are the positions of the
+/// training cameras, both in scene units.
 ///
 /// # Errors
 ///
 /// A setting or extent out of range.
-pub fn initial_cells(config: &InitConfig, extent: f32, cloud: Option<Cloud<'_>>, seed: u64) -> Result<InitialCells> {
+pub fn initial_cells(
+    config: &InitConfig,
+    extent: f32,
+    cloud: Option<Cloud<'_>>,
+    cameras: &[[f32; 3]],
+    seed: u64,
+) -> Result<InitialCells> {
     if !(extent > 0.0 && extent.is_finite()) {
         return Err(Error::config("extent", "positive", extent.to_string()));
     }
@@ -103,6 +115,13 @@ pub fn initial_cells(config: &InitConfig, extent: f32, cloud: Option<Cloud<'_>>,
         index
     };
     const GREY: [f32; 3] = [0.5; 3];
+    let density_at = |point: [f32; 3]| {
+        let near = cameras.iter().any(|&camera| {
+            let clearance = config.camera_clearance * config.camera_clearance * squared_distance(camera, [0.0; 3]);
+            squared_distance(point, camera) < clearance
+        });
+        if near { config.outer_raw_density } else { config.raw_density }
+    };
     let mut cells = InitialCells::default();
     if let Some((points, colors)) = cloud.filter(|(points, _)| !points.is_empty()) {
         for _ in 0..config.num_cloud_cells {
@@ -116,13 +135,14 @@ pub fn initial_cells(config: &InitConfig, extent: f32, cloud: Option<Cloud<'_>>,
             let octave = config.shell_octaves * rng.normal4(next())[0].abs();
             // The cube root spreads the cells of a shell evenly over the ball inside it.
             let radius = config.shell_radius * extent * octave.exp2() * rng.uniform(next()).cbrt();
-            cells.push(direction.map(|x| x * radius), config.raw_density, GREY);
+            let point = direction.map(|x| x * radius);
+            cells.push(point, density_at(point), GREY);
         }
     } else {
         for _ in 0..config.num_cells {
             let u = rng.uniform4(next());
             let point = [0, 1, 2].map(|axis| config.box_half * extent * (2.0 * u[axis] - 1.0));
-            cells.push(point, config.raw_density, GREY);
+            cells.push(point, density_at(point), GREY);
         }
         for _ in 0..config.num_outer_cells {
             let n = rng.normal4(next());

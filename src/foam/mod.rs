@@ -39,7 +39,7 @@ const SENTINEL_RADIUS: f32 = 300.0;
 ///
 /// # fn main() -> candle_radfoam::Result<()> {
 /// let config = InitConfig { num_cells: 300, ..InitConfig::default() };
-/// let foam = Foam::new(initial_cells(&config, 0.4, None, 0)?, 1, 30.0, &Device::Cpu)?;
+/// let foam = Foam::new(initial_cells(&config, 0.4, None, &[], 0)?, 1, 30.0, &Device::Cpu)?;
 /// let origins = Tensor::new(&[[0f32, 0., -1.]], &Device::Cpu)?;
 /// let directions = Tensor::new(&[[0f32, 0., 1.]], &Device::Cpu)?;
 /// let traced = foam.trace(&origins, &directions, None, &TraceSettings::default())?;

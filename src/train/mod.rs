@@ -115,7 +115,9 @@ impl Trainer {
             (points, colors)
         });
         let cloud = cloud.as_ref().map(|(points, colors)| (&points[..], colors.as_deref()));
-        let cells = initial_cells(&config.init, dataset.extent as f32, cloud, config.seed)?;
+        let cameras: Vec<[f32; 3]> =
+            dataset.train.iter().map(|view| view.camera.world_from_camera.position.map(|x| x as f32)).collect();
+        let cells = initial_cells(&config.init, dataset.extent as f32, cloud, &cameras, config.seed)?;
         let foam = Foam::new(cells, config.sh_degree, config.density_scale / dataset.extent, device)?;
         let optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         let num_initial_cells = foam.num_cells();
