@@ -21,7 +21,8 @@ pub struct ListedView {
 /// Reads the cameras of the capture in the folder `path`, or of the file `path` (a `transforms.json`), sorted by name;
 /// and those that could not be used. Nothing is normalised: [`super::Normalization::apply_camera`] is for that.
 ///
-/// A camera without an image has the size that the file gives it, reduced as `resize` says.
+/// A camera without an image has the size that the file gives it, reduced as `resize` says, or where the file gives
+/// angles of view and no size, `default_size` (width, height).
 ///
 /// # Errors
 ///
@@ -31,12 +32,16 @@ pub struct ListedView {
 /// use candle_radfoam::data::{Resize, list_views};
 ///
 /// # fn main() -> candle_radfoam::Result<()> {
-/// let (views, skipped) = list_views("path/to/transforms.json", Resize::None)?;
+/// let (views, skipped) = list_views("path/to/transforms.json", Resize::None, Some((640, 480)))?;
 /// println!("{} cameras, {} left out", views.len(), skipped.len());
 /// # Ok(())
 /// # }
 /// ```
-pub fn list_views(path: impl AsRef<Path>, resize: Resize) -> Result<(Vec<ListedView>, Vec<Skipped>)> {
+pub fn list_views(
+    path: impl AsRef<Path>,
+    resize: Resize,
+    default_size: Option<(u32, u32)>,
+) -> Result<(Vec<ListedView>, Vec<Skipped>)> {
     let path = path.as_ref();
     let capture = recognise(path)?;
     let (mut views, mut skipped) = (Vec::new(), capture.skipped);
@@ -44,7 +49,7 @@ pub fn list_views(path: impl AsRef<Path>, resize: Resize) -> Result<(Vec<ListedV
         let view = if listed.file.is_file() {
             listed.load(resize).map(|view| (view.camera, Some(view.image)))
         } else {
-            listed.camera_without_image(resize).map(|camera| (camera, None))
+            listed.camera_without_image(resize, default_size).map(|camera| (camera, None))
         };
         match view {
             Ok((camera, image)) => views.push(ListedView { name: listed.name, camera, image }),

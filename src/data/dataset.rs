@@ -258,15 +258,18 @@ impl Listed {
         Ok(View { name: self.name.clone(), camera, image })
     }
 
-    /// The camera at the size that its capture gives, reduced by `resize`.
-    pub fn camera_without_image(&self, resize: Resize) -> Result<Camera> {
+    /// The camera at the size that its capture gives, reduced by `resize`; or, where the capture gives angles of view
+    /// and no size, at `default_size` (width, height).
+    pub fn camera_without_image(&self, resize: Resize, default_size: Option<(u32, u32)>) -> Result<Camera> {
         let pixels = |side: f64| (side >= 1.0 && side <= f64::from(u32::MAX)).then_some(side.round() as u32);
-        let size = self.intrinsics.size.and_then(|[w, h]| pixels(w).zip(pixels(h)));
-        let Some((width, height)) = size else {
-            return Err(Error::config("w, h", "the size of an image that is not there", "none"));
-        };
-        let (w, h) = resize.size(width, height)?;
-        Ok(self.intrinsics.camera(self.pose, width, height)?.resized(w, h))
+        if let Some((width, height)) = self.intrinsics.size.and_then(|[w, h]| pixels(w).zip(pixels(h))) {
+            let (w, h) = resize.size(width, height)?;
+            return Ok(self.intrinsics.camera(self.pose, width, height)?.resized(w, h));
+        }
+        match (self.intrinsics.focal, default_size) {
+            (Focal::Angles(..), Some((width, height))) => self.intrinsics.camera(self.pose, width, height),
+            _ => Err(Error::config("w, h", "the size of an image that is not there", "none")),
+        }
     }
 }
 
