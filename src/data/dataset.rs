@@ -247,7 +247,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    fn load(&self, resize: Resize) -> Result<View> {
+    pub fn load(&self, resize: Resize) -> Result<View> {
         let mut camera = None;
         let image = Image::open(&self.file, |width, height| {
             let (w, h) = resize.size(width, height)?;
@@ -256,6 +256,20 @@ impl Listed {
         })?;
         let camera = camera.ok_or_else(|| Error::file(&self.file, "pixels", "an image", "none"))?;
         Ok(View { name: self.name.clone(), camera, image })
+    }
+
+    /// The camera at the size that its capture gives, reduced by `resize`; or, where the capture gives angles of view
+    /// and no size, at `default_size` (width, height).
+    pub fn camera_without_image(&self, resize: Resize, default_size: Option<(u32, u32)>) -> Result<Camera> {
+        let pixels = |side: f64| (side >= 1.0 && side <= f64::from(u32::MAX)).then_some(side.round() as u32);
+        if let Some((width, height)) = self.intrinsics.size.and_then(|[w, h]| pixels(w).zip(pixels(h))) {
+            let (w, h) = resize.size(width, height)?;
+            return Ok(self.intrinsics.camera(self.pose, width, height)?.resized(w, h));
+        }
+        match (self.intrinsics.focal, default_size) {
+            (Focal::Angles(..), Some((width, height))) => self.intrinsics.camera(self.pose, width, height),
+            _ => Err(Error::config("w, h", "the size of an image that is not there", "none")),
+        }
     }
 }
 
@@ -272,7 +286,7 @@ pub(super) struct Capture {
 
 /// Recognises the layout in `path`. A COLMAP model comes first, as it has poses and points; its split is the one of
 /// a `transforms_test.json` beside it, if there is one.
-fn recognise(path: &Path) -> Result<Capture> {
+pub(super) fn recognise(path: &Path) -> Result<Capture> {
     if path.is_file() {
         return transforms::read_single(path);
     }

@@ -1,0 +1,156 @@
+//! Renders a trained foam: its test views, an orbit, or the cameras of a transforms.json.
+//!
+//! ```text
+//! cargo run --release --example render -- runs/fox --views orbit --frames 120 --depth --out orbit
+//! ```
+
+mod support;
+
+use std::f64::consts::TAU;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_radfoam::camera::{Camera, Lens, Pose};
+use candle_radfoam::data::{Resize, View};
+use candle_radfoam::train::Background;
+use clap::Parser;
+use support::checkpoint::{Trained, depth, file_stems, flat};
+use support::picture;
+
+/// Writes PNGs of a trained foam.
+#[derive(Debug, Parser)]
+struct Args {
+    /// A run's folder or a checkpoint.
+    run: PathBuf,
+    /// test, orbit, or a transforms.json with cameras of the capture's world.
+    #[arg(long, default_value = "test")]
+    views: String,
+    /// The capture, if it is not where it was in training.
+    #[arg(long)]
+    capture: Option<PathBuf>,
+    /// Frames of an orbit.
+    #[arg(long, default_value_t = 60)]
+    frames: usize,
+    /// The size of the pictures, as 640x480; that of the cameras unless given.
+    #[arg(long)]
+    size: Option<Resize>,
+    /// white or black; that of training unless given.
+    #[arg(long)]
+    background: Option<Background>,
+    /// Also writes the median depth: near in warm, far in cold colours.
+    #[arg(long)]
+    depth: bool,
+    /// The folder for the pictures.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let size = match args.size {
+        None => None,
+        Some(Resize::Size { width, height }) => Some((width, height)),
+        Some(_) => bail!("--size is WIDTHxHEIGHT"),
+    };
+    let trained = Trained::load(&args.run)?;
+    let (names, mut cameras): (Vec<String>, Vec<Camera>) = match args.views.as_str() {
+        "test" => {
+            let test = trained.dataset(args.capture.as_deref())?.test;
+            test.into_iter().map(|view| (view.name, view.camera)).unzip()
+        }
+        "orbit" => {
+            let train = trained.dataset(args.capture.as_deref())?.train;
+            let cameras = orbit(&train, args.frames)?;
+            cameras.into_iter().enumerate().map(|(i, camera)| (format!("orbit_{i:04}"), camera)).unzip()
+        }
+        path => {
+            let size = size.or_else(|| {
+                let train = trained.dataset(args.capture.as_deref()).ok()?.train;
+                train.first().map(|view| (view.image.width, view.image.height))
+            });
+            let (views, skipped) = trained.listed(path.as_ref(), size).context("--views is test, orbit or a file")?;
+            skipped.iter().for_each(|view| eprintln!("left out {}: {}", view.name, view.reason));
+            views.into_iter().map(|view| (view.name, view.camera)).unzip()
+        }
+    };
+    ensure!(!cameras.is_empty(), "the capture has no test views; --views orbit needs none");
+    if let Some((width, height)) = size {
+        cameras.iter_mut().for_each(|camera| *camera = camera.resized(width, height));
+    }
+
+    let background = args.background.unwrap_or(trained.background()).evaluation();
+    let renderer = trained.foam.renderer()?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (camera, stem) in cameras.iter().zip(file_stems(&names)) {
+        let rendering = renderer.render(camera, background, &trained.config.trace)?;
+        let (width, height) = (rendering.width, rendering.height);
+        let rgb = picture::from_rgb(flat(&rendering.rgb), width, height)?;
+        picture::save(&args.out.join(format!("{stem}.png")), &rgb)?;
+        if args.depth {
+            let depth = picture::depth(&depth(&rendering), width, height)?;
+            picture::save(&args.out.join(format!("{stem}_depth.png")), &depth)?;
+        }
+    }
+    println!("{} views in {}", cameras.len(), args.out.display());
+    Ok(())
+}
+
+/// Cameras on a circle around the origin that look at it, as far away and as high up as the training cameras are in
+/// the mean, with the intrinsics of the first of them.
+fn orbit(train: &[View], frames: usize) -> Result<Vec<Camera>> {
+    let first = train.first().context("the capture has no training views")?.camera;
+    let poses = || train.iter().map(|view| &view.camera.world_from_camera);
+    // The camera's y axis points down.
+    let up = poses().map(|pose| pose.rotation.map(|row| -row[1])).fold([0.0; 3], add);
+    let up = unit(up).context("the cameras have no common up")?;
+    let count = train.len() as f64;
+    let radius = poses().map(|pose| dot(pose.position, pose.position).sqrt()).sum::<f64>() / count;
+    let height = poses().map(|pose| dot(pose.position, up)).sum::<f64>() / count;
+    // A mean of heights is never above the mean distance; seen from straight above there is no horizon to turn by.
+    let around = (radius * radius - height * height).max(1e-4 * radius * radius).sqrt();
+
+    // The orbit begins next to the first camera.
+    let outward = sub(first.world_from_camera.position, scale(up, dot(first.world_from_camera.position, up)));
+    let any = if up[0].abs() < 0.7 { [1.0, 0.0, 0.0] } else { [0.0, 1.0, 0.0] };
+    let east = unit(outward).or_else(|| unit(cross(up, any))).context("an orbit needs a direction to begin in")?;
+    let north = cross(up, east);
+    (0..frames)
+        .map(|frame| {
+            let (sin, cos) = (TAU * frame as f64 / frames as f64).sin_cos();
+            let level = scale(add(scale(east, cos), scale(north, sin)), around);
+            let position = add(level, scale(up, height));
+            let forward = unit(scale(position, -1.0)).context("the cameras stand at the origin")?;
+            let right = unit(cross(forward, up)).context("the orbit looks straight down")?;
+            let down = cross(forward, right);
+            // Columns are the camera's axes.
+            let rotation = [0, 1, 2].map(|i| [right[i], down[i], forward[i]]);
+            let world_from_camera = Pose::new(rotation, position)?;
+            Ok(Camera { lens: Lens::Pinhole, world_from_camera, ..first })
+        })
+        .collect()
+}
+
+fn add(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [0, 1, 2].map(|i| a[i] + b[i])
+}
+
+fn sub(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [0, 1, 2].map(|i| a[i] - b[i])
+}
+
+fn scale(a: [f64; 3], by: f64) -> [f64; 3] {
+    a.map(|v| v * by)
+}
+
+fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    (0..3).map(|i| a[i] * b[i]).sum()
+}
+
+fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+}
+
+fn unit(a: [f64; 3]) -> Option<[f64; 3]> {
+    let length = dot(a, a).sqrt();
+    (length > 1e-9).then(|| scale(a, 1.0 / length))
+}
