@@ -72,7 +72,7 @@ struct Args {
     /// How rays are drawn.
     #[arg(long)]
     sampling: Option<Sampling>,
-    /// What is behind the scene: white, black or random [default: white for images with alpha, else black].
+    /// What is behind the scene: white, black or random [default: white for images with alpha, else random].
     #[arg(long)]
     background: Option<Background>,
     /// Seed of everything random.

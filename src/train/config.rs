@@ -23,7 +23,8 @@ pub struct TrainConfig {
     pub sh_degree: usize,
     /// Density of a raw density of 1, in 1 / extent of the scene.
     pub density_scale: f64,
-    /// What is behind the foam; not given, white for images with alpha, black for those without.
+    /// What is behind the foam; not given, white for images with alpha. For those without it is random: where nothing
+    /// is known to be behind the scene, only what is opaque can look right, and floating fog cannot.
     pub background: Option<Background>,
     /// The cells to start with.
     pub init: InitConfig,
@@ -122,7 +123,8 @@ impl std::str::FromStr for Background {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
-    /// Weight of the squared difference between opacity and the image's alpha (1 in an image without).
+    /// Weight of the squared difference between opacity and the image's alpha. An image without alpha does not say
+    /// what is opaque, and has no such term.
     pub opacity_weight: f32,
     /// Weight of the distance between the depths at two random transmittance quantiles, which gathers density at
     /// surfaces; ramps up linearly over the first half of training. The reference implementation's is 1e-4.

@@ -100,7 +100,7 @@ impl Trainer {
         if !device.is_cpu() {
             return Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")));
         }
-        let backdrop = if dataset.has_alpha { Background::White } else { Background::Black };
+        let backdrop = if dataset.has_alpha { Background::White } else { Background::Random };
         let config = TrainConfig { background: config.background.or(Some(backdrop)), ..config };
         let resolution = config.resolution_at(0.0);
         let pixels = training_pixels(&dataset, resolution)?;
@@ -394,12 +394,12 @@ fn new_faces(foam: &Foam) -> Faces<f32> {
 
 /// The loss of each ray of a batch, and its gradient by the ray's outputs.
 struct RayLoss<'a> {
-    config: &'a LossConfig,
     background: Background,
     seed: u64,
     step: u64,
     batch: &'a Batch,
     importance: Option<&'a [f32]>,
+    opacity_weight: f32,
     quantile_weight: f32,
 }
 
@@ -407,12 +407,12 @@ impl<'a> RayLoss<'a> {
     fn new(trainer: &'a Trainer, batch: &'a Batch, importance: Option<&'a [f32]>) -> Self {
         let config = &trainer.config.loss;
         Self {
-            config,
             background: trainer.background(),
             seed: trainer.config.seed,
             step: trainer.step,
             batch,
             importance,
+            opacity_weight: if trainer.dataset.has_alpha { config.opacity_weight } else { 0.0 },
             quantile_weight: config.quantile_weight * (2.0 * trainer.progress).min(1.0) as f32,
         }
     }
@@ -434,7 +434,7 @@ impl<'a> RayLoss<'a> {
     fn value(&self, ray: usize, out: &[f32]) -> (f64, f32) {
         let (_, color, opacity) = self.residual(ray, out);
         let squared = (color[0] * color[0] + color[1] * color[1] + color[2] * color[2]) / 3.0;
-        let mut loss = squared + self.config.opacity_weight * opacity * opacity;
+        let mut loss = squared + self.opacity_weight * opacity * opacity;
         if let [.., near, far] = out[4..]
             && far >= 0.0
         {
@@ -453,7 +453,7 @@ impl<'a> RayLoss<'a> {
         let behind: f32 = (0..3).map(|c| rgb[c] * background[c]).sum();
         RayGradient {
             rgb,
-            opacity: scale * 2.0 * self.config.opacity_weight * opacity - behind,
+            opacity: scale * 2.0 * self.opacity_weight * opacity - behind,
             depth: match out[4..] {
                 [_, far] if far >= 0.0 => &SPREAD,
                 _ => &[],
