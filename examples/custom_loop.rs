@@ -36,7 +36,9 @@ fn main() -> Result<()> {
     let mut sampler = Sampler::new(&pixels.shapes(), config)?;
 
     let init = InitConfig { num_cells: 2000, num_outer_cells: 100, ..Default::default() };
-    let cells = initial_cells(&init, dataset.extent as f32, None, 0)?;
+    let cameras: Vec<[f32; 3]> =
+        pixels.cameras().iter().map(|camera| camera.world_from_camera.position.map(|x| x as f32)).collect();
+    let cells = initial_cells(&init, dataset.extent as f32, None, &cameras, 0)?;
     let mut foam = Foam::new(cells, 1, 13.0 / dataset.extent, &device)?;
     let settings = TraceSettings { grazing_cosine: 0.05, ..Default::default() };
     let params = |lr| ParamsAdamW { lr, weight_decay: 0.0, ..Default::default() };

@@ -31,7 +31,7 @@ struct Args {
     /// Frames of an orbit.
     #[arg(long, default_value_t = 60)]
     frames: usize,
-    /// The size of the pictures, as 640x480; that of the cameras unless given.
+    /// The size of the pictures, as 640x480, with the vertical field of view of the cameras; their size unless given.
     #[arg(long)]
     size: Option<Resize>,
     /// white or black; that of training unless given.
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     };
     ensure!(!cameras.is_empty(), "the capture has no test views; --views orbit needs none");
     if let Some((width, height)) = size {
-        cameras.iter_mut().for_each(|camera| *camera = camera.resized(width, height));
+        cameras.iter_mut().for_each(|camera| *camera = framed(camera, width, height));
     }
 
     let background = args.background.unwrap_or(trained.background()).evaluation();
@@ -93,6 +93,21 @@ fn main() -> Result<()> {
     }
     println!("{} views in {}", cameras.len(), args.out.display());
     Ok(())
+}
+
+/// The camera with a picture of another size that shows as much from top to bottom, without stretching it.
+fn framed(camera: &Camera, width: u32, height: u32) -> Camera {
+    let scale = f64::from(height) / f64::from(camera.height);
+    let center = |c: f64, old: u32, new: u32| (c - 0.5 * f64::from(old)) * scale + 0.5 * f64::from(new);
+    Camera {
+        fx: camera.fx * scale,
+        fy: camera.fy * scale,
+        cx: center(camera.cx, camera.width, width),
+        cy: center(camera.cy, camera.height, height),
+        width,
+        height,
+        ..*camera
+    }
 }
 
 /// Cameras on a circle around the origin that look at it, as far away and as high up as the training cameras are in

@@ -86,7 +86,9 @@ impl Trained {
             bail!("{} does not say which capture it was trained on; name it with --capture", self.path.display());
         };
         let options = LoadOptions { resize: self.resize, test_views: self.test_views.clone() };
-        let mut dataset = load(path, &options).context("the capture may have moved: say where it is with --capture")?;
+        let hint = || "the capture of the run cannot be read; if it has moved, name its place with --capture";
+        let loaded = load(path, &options);
+        let mut dataset = if other.is_none() { loaded.with_context(hint)? } else { loaded? };
         // The same capture has the same units. One with other cameras (or fewer) of the same world has its own.
         let own = dataset.normalization;
         if own != self.normalization {

@@ -190,7 +190,11 @@ impl Foam {
     pub fn density(&self) -> Result<Tensor> {
         // ln(1 + e^z) = max(z, 0) + ln(1 + e^-|z|) does not overflow.
         let z = (self.raw_density.as_tensor() * SOFTPLUS_BETA)?;
-        let softplus = (z.relu()? + (z.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+        let e = z.abs()?.neg()?.exp()?;
+        let sum = (&e + 1.0)?;
+        // What rounding took from the sum: a density near zero would be little else than its error.
+        let lost = (e - (&sum - 1.0)?)?.detach();
+        let softplus = (z.relu()? + (sum.log()? + lost.div(&sum)?)?)?;
         Ok((softplus * (self.density_scale / SOFTPLUS_BETA))?)
     }
 
