@@ -229,9 +229,8 @@ impl Run {
             let absolute = std::fs::canonicalize(capture).with_context(|| capture.display().to_string())?;
             config.capture = Some(absolute);
         }
-        // Whatever is wrong with the settings should show before any work is done, or a folder made.
+        // What is wrong with the settings should show before any work is done, or a folder made.
         config.train.validate()?;
-        toml::to_string(&config).context("the settings do not fit into a config.toml")?;
         let folder = run_folder(args, config.capture.as_deref())?;
         let capture = match &config.capture {
             Some(capture) => capture.clone(),

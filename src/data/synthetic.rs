@@ -147,7 +147,7 @@ pub fn write_capture(dir: &Path, options: &SyntheticOptions, progress: &(dyn Fn(
             .write_to(&mut png, ImageFormat::Png)
             .map_err(|e| Error::file(&path, "PNG", "to be encoded", e.to_string()))?;
         write_atomically(&path, png.get_ref())?;
-        write_atomically(&dir.join(file_name(split, i, "npy")), &npy(&depth, options.size))?;
+        write_atomically(dir.join(file_name(split, i, "npy")), &npy(&depth, options.size))?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, views.len());
         Ok::<(), Error>(())
     })?;
@@ -170,7 +170,7 @@ pub fn write_capture(dir: &Path, options: &SyntheticOptions, progress: &(dyn Fn(
             MADE_BY: options.mark(),
             "frames": frames,
         });
-        write_atomically(&transforms_path(dir, split), format!("{transforms:#}\n").as_bytes())?;
+        write_atomically(transforms_path(dir, split), format!("{transforms:#}\n").as_bytes())?;
     }
     Ok(())
 }
