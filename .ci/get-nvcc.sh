@@ -20,6 +20,12 @@ if [ "$(cat "$dest/.wheels" 2> /dev/null)" = "$pins" ]; then
   exit 0
 fi
 
+# What is there is replaced, so it must be this script's own: its marker is in it from the first moment.
+if [ -e "$dest" ] && [ ! -e "$dest/.wheels" ] && { [ ! -d "$dest" ] || [ -n "$(ls -A "$dest")" ]; }; then
+  echo "$dest holds something else; name an empty or a new folder" >&2
+  exit 1
+fi
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 "$python" -m pip download --quiet --no-deps --only-binary=:all: --dest "$scratch/wheels" "${wheels[@]}"
@@ -36,8 +42,9 @@ for wheel in sorted((scratch / "wheels").glob("*.whl")):
                 os.chmod(path, (entry.external_attr >> 16) & 0o777 | 0o644)
 END
 rm -rf "$dest"
-mkdir -p "$(dirname "$dest")"
-mv "$scratch/unpacked/nvidia/cu13" "$dest"
+mkdir -p "$dest"
+: > "$dest/.wheels"
+mv "$scratch/unpacked/nvidia/cu13"/* "$dest"
 chmod a+rx "$dest"/bin/* "$dest/nvvm/bin/cicc"
 # nvcc.profile looks for libraries in lib64; the wheels put them in lib.
 ln -sfn lib "$dest/lib64"

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use candle_radfoam::data::{Dataset, Image, View};
 use candle_radfoam::train::{Background, Evaluation, ViewScore, metrics};
 use clap::Parser;
-use support::checkpoint::{PosedView, Trained, depth, file_stems, flat};
+use support::checkpoint::{PosedView, Trained, file_stems, flat};
 use support::picture;
 
 /// Scores a trained foam: PSNR (joint over the channels) and SSIM of 8-bit renders.
@@ -80,11 +80,15 @@ fn main() -> Result<()> {
                 None => picture::from_rgb(flat(&rendering.rgb), width, height)?,
             };
             picture::save(&folder.join(format!("{stem}.png")), &picture)?;
-            let depth = picture::depth(&depth(&rendering), width, height)?;
+            let depth = picture::depth(&rendering.depth, width, height)?;
             picture::save(&folder.join(format!("{stem}_depth.png")), &depth)?;
         }
     }
     if scores.is_empty() {
+        if args.json {
+            println!("{}", serde_json::json!({ "test": null, "baselines": {} }));
+            return Ok(());
+        }
         println!("{} views rendered, none of them with an image to compare with", views.len());
         return Ok(());
     }

@@ -7,14 +7,15 @@
 mod support;
 
 use std::f64::consts::TAU;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_radfoam::camera::{Camera, Lens, Pose};
-use candle_radfoam::data::{Resize, View};
+use candle_radfoam::data::View;
 use candle_radfoam::train::Background;
 use clap::Parser;
-use support::checkpoint::{Trained, depth, file_stems, flat};
+use support::checkpoint::{Trained, file_stems, flat, parse_size};
 use support::picture;
 
 /// Writes PNGs of a trained foam.
@@ -29,11 +30,11 @@ struct Args {
     #[arg(long)]
     capture: Option<PathBuf>,
     /// Frames of an orbit.
-    #[arg(long, default_value_t = 60)]
-    frames: usize,
+    #[arg(long, default_value = "60")]
+    frames: NonZeroUsize,
     /// The size of the pictures, as 640x480, with the vertical field of view of the cameras; their size unless given.
-    #[arg(long)]
-    size: Option<Resize>,
+    #[arg(long, value_parser = parse_size)]
+    size: Option<(u32, u32)>,
     /// white or black; that of training unless given.
     #[arg(long)]
     background: Option<Background>,
@@ -47,11 +48,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let size = match args.size {
-        None => None,
-        Some(Resize::Size { width, height }) => Some((width, height)),
-        Some(_) => bail!("--size is WIDTHxHEIGHT"),
-    };
+    let size = args.size;
     let trained = Trained::load(&args.run)?;
     let (names, mut cameras): (Vec<String>, Vec<Camera>) = match args.views.as_str() {
         "test" => {
@@ -60,7 +57,7 @@ fn main() -> Result<()> {
         }
         "orbit" => {
             let train = trained.dataset(args.capture.as_deref())?.train;
-            let cameras = orbit(&train, args.frames)?;
+            let cameras = orbit(&train, args.frames.get())?;
             cameras.into_iter().enumerate().map(|(i, camera)| (format!("orbit_{i:04}"), camera)).unzip()
         }
         path => {
@@ -87,7 +84,7 @@ fn main() -> Result<()> {
         let rgb = picture::from_rgb(flat(&rendering.rgb), width, height)?;
         picture::save(&args.out.join(format!("{stem}.png")), &rgb)?;
         if args.depth {
-            let depth = picture::depth(&depth(&rendering), width, height)?;
+            let depth = picture::depth(&rendering.depth, width, height)?;
             picture::save(&args.out.join(format!("{stem}_depth.png")), &depth)?;
         }
     }

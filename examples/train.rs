@@ -7,11 +7,11 @@
 
 mod support;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use candle_radfoam::data::synthetic::{SyntheticOptions, is_capture_of, write_capture};
 use candle_radfoam::data::{Dataset, LoadOptions, Resize, Strategy, TestViews, load_with_progress};
-use candle_radfoam::train::{Background, StepStats, TrainConfig, Trainer};
+use candle_radfoam::train::{Background, Evaluation, StepStats, TrainConfig, Trainer, ViewScore};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use serde_json::json;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RESULT, RunHeader, file_stems, parse_size};
 use support::folder::{Existing, JsonLines, RunFolder, write_json, write_text};
 use support::{picture, plot};
 
@@ -31,13 +32,19 @@ const LOOK_PIXELS: u64 = 1_500_000;
 /// Seconds between plain progress lines, and between checkpoints.
 const LINE_EVERY: f64 = 5.0;
 const CHECKPOINT_EVERY: f64 = 120.0;
-/// Test views of which pictures are kept.
+/// Test views of which pictures are kept, and how many of them are on the sheet of them.
 const PICTURES: usize = 16;
+const SHEET: usize = 4;
+/// Error maps are enlarged for their picture up to about this width in pixels.
+const MAP_WIDTH: u32 = 640;
+/// SSIM looks through a window of this side in pixels.
+const SMALLEST_IMAGE: u32 = 11;
 
 /// Trains a radiance foam and leaves a folder with checkpoint, pictures, plots and result.json.
 #[derive(Debug, Parser)]
 struct Args {
     /// Folder of the capture (Blender, instant-ngp, nerfstudio or COLMAP); without one, a synthetic capture is made.
+    /// With --resume: where the run's capture is now.
     capture: Option<PathBuf>,
     /// Folder for the results [default: runs/NAME, with a number if that is taken].
     #[arg(long)]
@@ -54,18 +61,19 @@ struct Args {
     /// Rays a step.
     #[arg(long)]
     rays_per_batch: Option<usize>,
-    /// Cells to grow to [default: by the time that the run is planned for].
+    /// Cells to grow to [default: with a time limit and without --config, by the seconds planned for and the threads;
+    /// else what --config says, or 40000].
     #[arg(long)]
     max_cells: Option<usize>,
     /// Degree of the spherical harmonics of a cell's colour, 0 to 3.
     #[arg(long)]
     sh_degree: Option<usize>,
     /// Reduce the images by this factor.
-    #[arg(long, conflicts_with = "size")]
+    #[arg(long, conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..))]
     downsample: Option<u32>,
     /// Reduce the images to WIDTHxHEIGHT.
-    #[arg(long)]
-    size: Option<Resize>,
+    #[arg(long, value_parser = parse_size)]
+    size: Option<(u32, u32)>,
     /// Views held out: every:N[:OFFSET] by name, or NAME,.. [default: the capture's own split, else every 8th].
     #[arg(long)]
     test_views: Option<TestViews>,
@@ -87,8 +95,11 @@ struct Args {
     /// Settings as a run leaves them in config.toml; flags take precedence.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Go on with the run in this folder.
-    #[arg(long, conflicts_with_all = ["config", "capture"])]
+    /// Go on with the run in this folder, with the settings that it was begun with.
+    #[arg(long, conflicts_with_all = [
+        "config", "out", "steps", "time_limit", "rays_per_batch", "max_cells", "sh_degree", "downsample", "size",
+        "test_views", "sampling", "background", "seed",
+    ])]
     resume: Option<PathBuf>,
     /// Plain lines instead of a progress bar.
     #[arg(long)]
@@ -117,23 +128,36 @@ struct RunConfig {
     train: TrainConfig,
 }
 
-/// What a checkpoint says of its run, for the programs that read it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct RunHeader {
-    capture: PathBuf,
-    resize: String,
-    test_views: String,
-    cpu_seconds: f64,
+/// What the clocks said at a checkpoint; beside it, for no two runs agree on them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Clock {
+    step: u64,
+    seconds: f64,
+    cpu_seconds: Option<f64>,
     curve: Vec<Look>,
+}
+
+impl Clock {
+    /// The clock in a run's folder; at zero if it was lost, which hurts no result but the times.
+    fn read(folder: &RunFolder) -> Result<Self> {
+        let path = folder.file(CLOCK)?;
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    }
 }
 
 /// A point of the curve in result.json.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Look {
     seconds: f64,
-    cpu_seconds: f64,
+    cpu_seconds: Option<f64>,
     step: u64,
     rays: u64,
+    /// Test views that were scored: the same ones for every point of a run.
+    views: usize,
     psnr_db: f64,
 }
 
@@ -165,15 +189,15 @@ fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// CPU time of this process, user and system, in seconds.
-fn cpu_seconds() -> f64 {
+/// CPU time of this process, user and system, in seconds, where the system tells.
+fn cpu_seconds() -> Option<f64> {
     #[cfg(unix)]
     {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+        Some(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
     }
     #[cfg(not(unix))]
-    f64::NAN
+    None
 }
 
 /// A run under way: the trainer, its folder, and what has been shown of it.
@@ -183,9 +207,12 @@ struct Run {
     header: RunHeader,
     metrics: JsonLines,
     losses: Vec<(f64, f64)>,
+    curve: Vec<Look>,
     bar: Option<ProgressBar>,
+    /// Seconds of training before the run was resumed, where the trainer does not count them itself.
+    seconds_before: f64,
     /// Process CPU time at the start of the training that counts, less what was spent on looks.
-    cpu_origin: f64,
+    cpu_origin: Option<f64>,
 }
 
 impl Run {
@@ -202,54 +229,87 @@ impl Run {
             let absolute = std::fs::canonicalize(capture).with_context(|| capture.display().to_string())?;
             config.capture = Some(absolute);
         }
+        // What is wrong with the settings should show before any work is done, or a folder made.
+        config.train.validate()?;
         let folder = run_folder(args, config.capture.as_deref())?;
         let capture = match &config.capture {
             Some(capture) => capture.clone(),
-            None => synthetic_capture(&folder)?,
+            None => synthetic_capture(&folder, args.quiet)?,
         };
         let dataset = load(&capture, &options, args.quiet)?;
-        describe(&dataset);
         let cpu_origin = cpu_seconds();
         let trainer = Trainer::new(dataset, config.train.clone(), device)?;
         config.train = trainer.config().clone();
-        write_text(&folder.file("config.toml")?, &toml::to_string(&config)?)?;
-        let header = RunHeader {
-            capture: std::fs::canonicalize(&capture)?,
-            resize: options.resize.to_string(),
-            test_views: options.test_views.to_string(),
-            cpu_seconds: 0.0,
+        write_text(&folder.file(CONFIG)?, &toml::to_string(&config)?)?;
+        let header = RunHeader::new(std::fs::canonicalize(&capture)?, &options);
+        let metrics = JsonLines::create(&folder.file(METRICS)?)?;
+        Ok(Self {
+            trainer,
+            header,
+            metrics,
+            losses: Vec::new(),
             curve: Vec::new(),
-        };
-        let metrics = JsonLines::create(&folder.file("metrics.jsonl")?)?;
-        Ok(Self { trainer, header, metrics, losses: Vec::new(), bar: bar(args.quiet), folder, cpu_origin })
+            bar: bar(args.quiet),
+            folder,
+            seconds_before: 0.0,
+            cpu_origin,
+        })
     }
 
     fn resume(args: &Args, folder: &Path, device: &Device) -> Result<Self> {
-        let path = folder.join("checkpoint.safetensors");
+        let folder = std::fs::canonicalize(folder).with_context(|| folder.display().to_string())?;
+        let path = folder.join(CHECKPOINT);
         let checkpoint = candle_radfoam::checkpoint::Checkpoint::load(&path, device)?;
-        let header: RunHeader = checkpoint.field(&path, "run")?;
-        let options = LoadOptions { resize: header.resize.parse()?, test_views: header.test_views.parse()? };
-        let dataset = load(&header.capture, &options, args.quiet)?;
-        describe(&dataset);
+        let mut header: RunHeader = checkpoint.field(&path, "run")?;
+        if let Some(moved) = &args.capture {
+            header.capture = Some(std::fs::canonicalize(moved).with_context(|| moved.display().to_string())?);
+        }
+        let Some(capture) = &header.capture else {
+            bail!("{} does not say which capture it was trained on; name it before --resume", path.display());
+        };
+        let dataset = load(capture, &header.options()?, args.quiet).with_context(|| {
+            format!("the capture of the run, {}; if it has moved, name its place before --resume", capture.display())
+        })?;
         let trainer = Trainer::resume(&path, dataset, device)?;
-        let (root, name) = split(folder)?;
-        let folder = RunFolder::create(root, name, Existing::Resume)?;
+        let folder = RunFolder::open(folder);
         let step = trainer.step_count();
-        let before = |line: &serde_json::Value| line["step"].as_u64().is_some_and(|s| s < step);
-        let metrics = JsonLines::resume(&folder.file("metrics.jsonl")?, before)?;
+        let mut losses = Vec::new();
+        let metrics = JsonLines::resume(&folder.file(METRICS)?, |line| {
+            let before = line["step"].as_u64().filter(|&s| s < step);
+            losses.extend(before.zip(line["loss"].as_f64()).map(|(s, loss)| (s as f64, loss)));
+            before.is_some()
+        })?;
+        let Clock { seconds, cpu_seconds: cpu_before, mut curve, .. } = Clock::read(&folder)?;
+        curve.retain(|look| look.step <= step);
         println!("resuming at step {step}");
-        let cpu_origin = cpu_seconds() - header.cpu_seconds;
-        Ok(Self { trainer, header, metrics, losses: Vec::new(), bar: bar(args.quiet), folder, cpu_origin })
+        Ok(Self {
+            // A run that is planned by time has its seconds in the checkpoint.
+            seconds_before: if trainer.config().time_limit.is_some() { 0.0 } else { seconds },
+            cpu_origin: cpu_seconds().map(|now| now - cpu_before.unwrap_or(0.0)),
+            bar: bar(args.quiet),
+            trainer,
+            header,
+            metrics,
+            losses,
+            curve,
+            folder,
+        })
     }
 
-    fn cpu_seconds(&self) -> f64 {
-        cpu_seconds() - self.cpu_origin
+    /// Seconds of training, those before a resume included.
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.trainer.seconds()
+    }
+
+    /// CPU seconds of training; looks do not count.
+    fn cpu_seconds(&self) -> Option<f64> {
+        Some(cpu_seconds()? - self.cpu_origin?)
     }
 
     fn train(&mut self, stop_after: Option<u64>) -> Result<()> {
         let mut next_look = (self.trainer.progress() * f64::from(LOOKS)).floor() as u32 + 1;
-        let mut next_line = self.trainer.seconds() + LINE_EVERY;
-        let mut next_checkpoint = self.trainer.seconds() + CHECKPOINT_EVERY;
+        let mut next_line = self.seconds() + LINE_EVERY;
+        let mut next_checkpoint = self.seconds() + CHECKPOINT_EVERY;
         let mut loss = f64::NAN;
         while !self.trainer.is_finished() && stop_after.is_none_or(|stop| self.trainer.step_count() < stop) {
             let stats = self.trainer.step()?;
@@ -262,8 +322,8 @@ impl Run {
                 next_look += 1;
                 self.look()?;
             }
-            if !over && self.trainer.seconds() >= next_checkpoint {
-                next_checkpoint = self.trainer.seconds() + CHECKPOINT_EVERY;
+            if !over && self.seconds() >= next_checkpoint {
+                next_checkpoint = self.seconds() + CHECKPOINT_EVERY;
                 self.save()?;
             }
         }
@@ -278,7 +338,7 @@ impl Run {
         self.losses.push((stats.step as f64, stats.loss));
         self.metrics.write(&json!({
             "step": stats.step,
-            "seconds": self.trainer.seconds(),
+            "seconds": self.seconds(),
             "loss": stats.loss,
             "squared_error": stats.squared_error,
             "rays": self.trainer.num_rays(),
@@ -291,9 +351,9 @@ impl Run {
 
     fn show(&self, stats: &StepStats, loss: f64, next_line: &mut f64) {
         let trainer = &self.trainer;
-        let (seconds, progress) = (trainer.seconds(), trainer.progress());
+        let (seconds, progress) = (self.seconds(), trainer.progress());
         let rays_per_second = trainer.num_rays() as f64 / seconds;
-        let psnr = self.header.curve.last().map_or("-".into(), |look| format!("{:.2}", look.psnr_db));
+        let psnr = self.curve.last().map_or("-".into(), |look| format!("{:.2}", look.psnr_db));
         let left = seconds * (1.0 - progress) / progress.max(1e-9);
         let line = format!(
             "step {} | {:.0} krays/s | loss {loss:.5} | test {psnr} dB | {} cells | {left:.0} s left",
@@ -314,13 +374,20 @@ impl Run {
         }
     }
 
+    /// One of how many test views is looked at.
+    fn look_stride(&self) -> usize {
+        let test = &self.trainer.dataset().test;
+        let pixels: u64 = test.iter().map(|v| u64::from(v.camera.width) * u64::from(v.camera.height)).sum();
+        pixels.div_ceil(LOOK_PIXELS).max(1) as usize
+    }
+
     /// Scores some test views; neither clock counts it.
     fn look(&mut self) -> Result<()> {
         let cpu = self.cpu_seconds();
-        let test = &self.trainer.dataset().test;
-        let pixels: u64 = test.iter().map(|v| u64::from(v.camera.width) * u64::from(v.camera.height)).sum();
-        let stride = pixels.div_ceil(LOOK_PIXELS).max(1) as usize;
-        let views: Vec<_> = test.iter().step_by(stride).cloned().collect();
+        let views: Vec<_> = self.trainer.dataset().test.iter().step_by(self.look_stride()).cloned().collect();
+        if views.is_empty() {
+            return Ok(());
+        }
         let config = self.trainer.config();
         let background = self.trainer.background().evaluation();
         let evaluation = candle_radfoam::train::evaluate_views(
@@ -330,96 +397,118 @@ impl Run {
             &config.trace,
             |_, _, _| Ok(()),
         )?;
-        self.push_look(cpu, evaluation.psnr_db);
-        self.cpu_origin = cpu_seconds() - cpu;
+        self.push_look(cpu, &evaluation);
+        self.cpu_origin = cpu_seconds().zip(cpu).map(|(now, cpu)| now - cpu);
         Ok(())
     }
 
-    fn push_look(&mut self, cpu_seconds: f64, psnr_db: f64) {
-        self.header.curve.push(Look {
-            seconds: self.trainer.seconds(),
+    fn push_look(&mut self, cpu_seconds: Option<f64>, evaluation: &Evaluation) {
+        let step = self.trainer.step_count();
+        // A run that is resumed at its end has been looked at there.
+        self.curve.retain(|look| look.step < step);
+        self.curve.push(Look {
+            seconds: self.seconds(),
             cpu_seconds,
-            step: self.trainer.step_count(),
+            step,
             rays: self.trainer.num_rays(),
-            psnr_db,
+            views: evaluation.views.len(),
+            psnr_db: evaluation.psnr_db,
         });
     }
 
-    fn save(&mut self) -> Result<()> {
-        self.header.cpu_seconds = self.cpu_seconds();
-        self.trainer.save(self.folder.file("checkpoint.safetensors")?, serde_json::to_value(&self.header)?)?;
-        self.trainer.save_error_map(self.folder.file("error_map.safetensors")?)?;
-        Ok(())
+    fn save(&self) -> Result<()> {
+        self.trainer.save(self.folder.file(CHECKPOINT)?, serde_json::to_value(&self.header)?)?;
+        self.trainer.save_error_map(self.folder.file(ERROR_MAP)?)?;
+        self.save_clock(self.cpu_seconds())
+    }
+
+    fn save_clock(&self, cpu_seconds: Option<f64>) -> Result<()> {
+        let (step, seconds, curve) = (self.trainer.step_count(), self.seconds(), self.curve.clone());
+        write_json(&self.folder.file(CLOCK)?, &Clock { step, seconds, cpu_seconds, curve })
     }
 
     fn finish(mut self) -> Result<()> {
         let cpu = self.cpu_seconds();
         self.save()?;
-        let folder = &self.folder;
-        let mut failure = None;
-        let background = self.trainer.background().evaluation();
-        let mut sheet = Vec::new();
         let started = Instant::now();
-        let evaluation = self.trainer.evaluate(|i, view, rendering| {
+        // The scores are worth more than the pictures: they are written even if one of these fails.
+        let (evaluation, pictures) = self.evaluate()?;
+        let render_seconds = started.elapsed().as_secs_f64();
+        if let Some(evaluation) = &evaluation {
+            // Of the views that were looked at on the way, so that the curve is one of the same views.
+            let views: Vec<ViewScore> = evaluation.views.iter().step_by(self.look_stride()).cloned().collect();
+            self.push_look(cpu, &Evaluation::of(views));
+        }
+        self.save_clock(cpu)?;
+        self.write_result(cpu, evaluation.as_ref())?;
+        pictures?;
+        self.draw_plots()?;
+        self.draw_error_map()?;
+        println!("results in {} (test views rendered in {render_seconds:.1} s)", self.folder.path().display());
+        let scores = evaluation.map_or("no views".into(), |Evaluation { psnr_db, ssim, views }| {
+            format!("PSNR {psnr_db:.2} dB, SSIM {ssim:.3} over {} views", views.len())
+        });
+        println!(
+            "test: {scores}, {:.0} s, {} rays, {} cells",
+            self.seconds(),
+            self.trainer.num_rays(),
+            self.trainer.foam().num_cells(),
+        );
+        Ok(())
+    }
+
+    /// Scores all test views, if there are any, and saves pictures of the first of them.
+    fn evaluate(&self) -> Result<(Option<Evaluation>, Result<()>)> {
+        let (trainer, folder) = (&self.trainer, &self.folder);
+        let test = &trainer.dataset().test;
+        if test.is_empty() {
+            return Ok((None, Ok(())));
+        }
+        let names: Vec<&str> = test.iter().map(|view| view.name.as_str()).collect();
+        let stems = file_stems(&names);
+        let background = trainer.background().evaluation();
+        let mut sheet = Vec::new();
+        let mut pictures = Ok(());
+        let evaluation = trainer.evaluate(|i, view, rendering| {
             let mut save = || -> Result<()> {
-                if i >= PICTURES {
-                    return Ok(());
-                }
-                let (width, height) = (rendering.width, rendering.height);
-                let name =
-                    Path::new(&view.name).file_stem().map_or("view".into(), |s| s.to_string_lossy().into_owned());
+                let (stem, width, height) = (&stems[i], rendering.width, rendering.height);
                 let truth = view.image.over(background);
                 let picture = picture::comparison(rendering.rgb.as_flattened(), truth.as_flattened(), width, height)?;
-                picture::save(&folder.file(&format!("test/{name}.png"))?, &picture)?;
+                picture::save(&folder.file(&format!("test/{stem}.png"))?, &picture)?;
                 let depth = picture::depth(&rendering.depth, width, height)?;
-                picture::save(&folder.file(&format!("test/{name}_depth.png"))?, &depth)?;
-                sheet.push(picture);
+                picture::save(&folder.file(&format!("test/{stem}_depth.png"))?, &depth)?;
+                if sheet.len() < SHEET {
+                    sheet.push(picture);
+                    picture::save(&folder.file("test.png")?, &picture::sheet(&sheet, 1)?)?;
+                }
                 Ok(())
             };
-            if failure.is_none() {
-                failure = save().err();
+            if i < PICTURES && pictures.is_ok() {
+                pictures = save();
             }
             Ok(())
         })?;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        if !sheet.is_empty() {
-            picture::save(&folder.file("test.png")?, &picture::sheet(&sheet[..sheet.len().min(4)], 1)?)?;
-        }
-        let render_seconds = started.elapsed().as_secs_f64();
-        self.push_look(cpu, evaluation.psnr_db);
-        self.draw_plots()?;
-        self.draw_error_map()?;
-        let (trainer, folder) = (&self.trainer, &self.folder);
-        let strategy = serde_json::to_value(trainer.config().sampler.strategy)?;
+        Ok((Some(evaluation), pictures))
+    }
+
+    fn write_result(&self, cpu_seconds: Option<f64>, evaluation: Option<&Evaluation>) -> Result<()> {
+        let trainer = &self.trainer;
         write_json(
-            &folder.file("result.json")?,
+            &self.folder.file(RESULT)?,
             &json!({
-                "psnr_db": evaluation.psnr_db,
-                "ssim": evaluation.ssim,
-                "views": evaluation.views.len(),
-                "seconds": trainer.seconds(),
-                "cpu_seconds": cpu,
+                "psnr_db": evaluation.map(|e| e.psnr_db),
+                "ssim": evaluation.map(|e| e.ssim),
+                "views": evaluation.map_or(0, |e| e.views.len()),
+                "seconds": self.seconds(),
+                "cpu_seconds": cpu_seconds,
                 "steps": trainer.step_count(),
                 "rays": trainer.num_rays(),
                 "cells": trainer.foam().num_cells(),
-                "sampling": strategy,
-                "curve": self.header.curve,
-                "per_view": evaluation.views,
+                "sampling": trainer.config().sampler.strategy,
+                "curve": self.curve,
+                "per_view": evaluation.map_or(&[][..], |e| &e.views),
             }),
-        )?;
-        println!("results in {} (test views rendered in {render_seconds:.1} s)", folder.path().display());
-        println!(
-            "test: PSNR {:.2} dB, SSIM {:.3} over {} views, {:.0} s, {} rays, {} cells",
-            evaluation.psnr_db,
-            evaluation.ssim,
-            evaluation.views.len(),
-            trainer.seconds(),
-            trainer.num_rays(),
-            trainer.foam().num_cells(),
-        );
-        Ok(())
+        )
     }
 
     fn draw_plots(&self) -> Result<()> {
@@ -427,7 +516,10 @@ impl Run {
             let losses = plot::Series { name: "training loss".into(), points: self.losses.clone() };
             plot::plot_curves(&self.folder.file("loss.svg")?, "Loss", "step", "mean loss of a batch", &[losses], true)?;
         }
-        let points = self.header.curve.iter().map(|look| (look.seconds, look.psnr_db)).collect();
+        if self.curve.is_empty() {
+            return Ok(());
+        }
+        let points = self.curve.iter().map(|look| (look.seconds, look.psnr_db)).collect();
         let psnr = plot::Series { name: "test views".into(), points };
         plot::plot_curves(&self.folder.file("psnr.svg")?, "PSNR", "seconds of training", "dB", &[psnr], false)
     }
@@ -437,13 +529,19 @@ impl Run {
         if sampler.config().strategy == Strategy::None {
             return Ok(());
         }
-        let mut maps = Vec::new();
-        for view in 0..self.trainer.dataset().train.len().min(PICTURES) {
-            let map = sampler.map_image(view)?;
-            let (height, width) = map.dims2()?;
-            maps.push(picture::error_map(&map.flatten_all()?.to_vec1::<f32>()?, width as u32, height as u32)?);
-        }
-        picture::save(&self.folder.file("error_map.png")?, &picture::sheet(&maps, 4)?)
+        let maps = (0..self.trainer.dataset().train.len().min(PICTURES))
+            .map(|view| Ok(sampler.map_image(view)?.to_vec2::<f32>()?))
+            .collect::<Result<Vec<_>>>()?;
+        let most = picture::most_error(maps.iter().flatten().flatten().copied());
+        let picture = |map: &Vec<Vec<f32>>| {
+            let (width, height) = (map.first().map_or(0, Vec::len) as u32, map.len() as u32);
+            let picture = picture::error_map(&map.concat(), width, height, most)?;
+            // An entry as large as the patch of pixels that it stands for, if there is room for that.
+            let factor = sampler.config().patch.min((MAP_WIDTH / width.max(1)).max(1));
+            Ok(picture::enlarged(&picture, factor))
+        };
+        let pictures = maps.iter().map(picture).collect::<Result<Vec<_>>>()?;
+        picture::save(&self.folder.file("error_map.png")?, &picture::sheet(&pictures, 4)?)
     }
 }
 
@@ -485,7 +583,7 @@ fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
     let parse = |text: &str| if text.is_empty() { None } else { Some(text.to_string()) };
     let resize = match (args.downsample, args.size, parse(&config.resize)) {
         (Some(factor), ..) => Resize::Downsample(factor),
-        (_, Some(size), _) => size,
+        (_, Some((width, height)), _) => Resize::Size { width, height },
         (.., Some(text)) => text.parse()?,
         _ => Resize::default(),
     };
@@ -519,7 +617,7 @@ fn run_folder(args: &Args, capture: Option<&Path>) -> Result<RunFolder> {
 }
 
 /// The synthetic capture beside the run, made if it is not there yet.
-fn synthetic_capture(folder: &RunFolder) -> Result<PathBuf> {
+fn synthetic_capture(folder: &RunFolder, quiet: bool) -> Result<PathBuf> {
     let options = SyntheticOptions::default();
     let path = folder.path().parent().unwrap_or(Path::new("")).join("synthetic-capture");
     if is_capture_of(&path, &options) {
@@ -527,7 +625,7 @@ fn synthetic_capture(folder: &RunFolder) -> Result<PathBuf> {
         return Ok(path);
     }
     println!("no capture given: making a synthetic one in {}", path.display());
-    let bar = counting_bar("views");
+    let bar = counting_bar("views", quiet);
     write_capture(&path, &options, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -536,13 +634,26 @@ fn synthetic_capture(folder: &RunFolder) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Loads the capture, says what is in it, and stops where it could not be scored in the end.
 fn load(capture: &Path, options: &LoadOptions, quiet: bool) -> Result<Dataset> {
-    let bar = if quiet { ProgressBar::hidden() } else { counting_bar("images") };
+    let bar = counting_bar("images", quiet);
     let dataset = load_with_progress(capture, options, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
+    describe(&dataset);
+    for view in &dataset.test {
+        let (width, height) = (view.camera.width, view.camera.height);
+        ensure!(
+            width.min(height) >= SMALLEST_IMAGE,
+            "test view {} has {width}x{height} pixels, and SSIM needs {SMALLEST_IMAGE} a side",
+            view.name
+        );
+    }
+    if dataset.test.is_empty() {
+        println!("warning: no test views, so nothing will be scored");
+    }
     Ok(dataset)
 }
 
@@ -563,14 +674,22 @@ fn describe(dataset: &Dataset) {
     }
 }
 
-fn counting_bar(what: &str) -> ProgressBar {
+fn counting_bar(what: &str, quiet: bool) -> ProgressBar {
+    if !shows_bars(quiet) {
+        return ProgressBar::hidden();
+    }
     let style = ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {what}"));
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// The progress bar of the training; none where nobody would see it move.
+/// Whether somebody would see a bar move; a log of the output has plain lines.
+fn shows_bars(quiet: bool) -> bool {
+    !quiet && std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// The progress bar of the training.
 fn bar(quiet: bool) -> Option<ProgressBar> {
-    if quiet || !std::io::stderr().is_terminal() {
+    if !shows_bars(quiet) {
         return None;
     }
     let style = ProgressStyle::with_template("{bar:30} {percent}% {msg}");

@@ -503,15 +503,31 @@ fn colmap(model: u32, parameters: &[f64]) -> [Vec<u8>; 3] {
     [cameras, images, points]
 }
 
+fn write_colmap(folder: &Path, files: &[Vec<u8>; 3]) {
+    fs::create_dir_all(folder.join("images")).unwrap();
+    fs::create_dir_all(folder.join("sparse/0")).unwrap();
+    write_png(&folder.join("images/a.png"), 8, 6);
+    for (name, bytes) in ["cameras.bin", "images.bin", "points3D.bin"].iter().zip(files) {
+        fs::write(folder.join("sparse/0").join(name), bytes).unwrap();
+    }
+}
+
 fn load_colmap(files: &[Vec<u8>; 3]) -> candle_radfoam::Result<Dataset> {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("images")).unwrap();
-    fs::create_dir_all(folder.path().join("sparse/0")).unwrap();
-    write_png(&folder.path().join("images/a.png"), 8, 6);
-    for (name, bytes) in ["cameras.bin", "images.bin", "points3D.bin"].iter().zip(files) {
-        fs::write(folder.path().join("sparse/0").join(name), bytes).unwrap();
-    }
+    write_colmap(folder.path(), files);
     load(folder.path(), &LoadOptions::default())
+}
+
+#[test]
+fn a_split_that_names_no_view_of_the_model_is_not_one() {
+    let folder = tempfile::tempdir().unwrap();
+    write_colmap(folder.path(), &colmap(1, &[7.0, 6.0, 4.0, 3.0]));
+    let identity = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
+    let split = serde_json::json!({ "frames": [{ "file_path": "other.png", "transform_matrix": identity }] });
+    fs::write(folder.path().join("transforms_test.json"), split.to_string()).unwrap();
+    let dataset = load(folder.path(), &LoadOptions::default()).unwrap();
+    assert!(!dataset.layout.contains("transforms_test.json"), "{}", dataset.layout);
+    assert_eq!((dataset.train.len(), dataset.test.len()), (1, 0));
 }
 
 #[test]

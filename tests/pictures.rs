@@ -7,8 +7,9 @@ use std::fs;
 
 use image::Rgb;
 use serde_json::json;
+use support::checkpoint::{file_stems, parse_size};
 use support::folder::{Existing, JsonLines, RunFolder, write_json, write_text};
-use support::picture::{comparison, depth, error_map, from_rgb, save, sheet};
+use support::picture::{comparison, depth, enlarged, error_map, from_rgb, most_error, save, sheet};
 use support::plot::{Series, plot_curves};
 
 #[test]
@@ -42,12 +43,41 @@ fn a_map_ignores_stray_values_and_marks_missing_ones() {
     assert_eq!(grey.get_pixel(0, 0), grey.get_pixel(2, 0));
     assert_ne!(grey.get_pixel(0, 0), grey.get_pixel(3, 0));
 
-    let error = error_map(&[-1.0, 0.0, 0.5, 1.0], 4, 1).expect("a picture");
+    let error = error_map(&[-1.0, 0.0, 0.5, 1.0], 4, 1, 1.0).expect("a picture");
     let light = |x| error.get_pixel(x, 0).0.iter().map(|&v| u32::from(v)).sum::<u32>();
     assert!(light(1) < light(2) && light(2) < light(3), "brighter where the error is larger");
     assert_eq!(error.get_pixel(0, 0), grey.get_pixel(0, 0), "not seen yet");
-    error_map(&[0.0; 4], 2, 2).expect("a map without any error");
-    error_map(&[-1.0; 4], 2, 2).expect("a map that saw nothing");
+    error_map(&[0.0; 4], 2, 2, 0.0).expect("a map without any error");
+    error_map(&[-1.0; 4], 2, 2, 0.0).expect("a map that saw nothing");
+}
+
+#[test]
+fn error_maps_share_a_scale_and_can_be_enlarged() {
+    let maps = [[0.1f32, 0.2], [0.4, -1.0]];
+    let most = most_error(maps.iter().flatten().copied());
+    assert_eq!(most, 0.4, "the largest error of all maps, without what was not seen yet");
+    assert_eq!(most_error([f32::NAN, -0.0].into_iter()), 0.0, "no error at all");
+    let [first, second] = maps.map(|map| error_map(&map, 2, 1, most).expect("a picture"));
+    assert_ne!(first.get_pixel(1, 0), second.get_pixel(0, 0), "each map has a scale of its own");
+    let large = enlarged(&first, 3);
+    assert_eq!(large.dimensions(), (6, 3));
+    for (x, y) in [(0, 0), (2, 2), (3, 0), (5, 2)] {
+        assert_eq!(large.get_pixel(x, y), first.get_pixel(x / 3, 0), "({x}, {y})");
+    }
+}
+
+#[test]
+fn views_have_files_of_their_own() {
+    assert_eq!(file_stems(&["test/a.png", "test/b.png"]), ["a", "b"]);
+    assert_eq!(file_stems(&["left/a.png", "right/a.png"]), ["0000_left_a.png", "0001_right_a.png"]);
+}
+
+#[test]
+fn a_size_is_width_x_height() {
+    assert_eq!(parse_size("640x480").expect("a size"), (640, 480));
+    for text in ["4", "none", "640", "0x3", "640x", "x", ""] {
+        assert!(parse_size(text).is_err(), "{text:?}");
+    }
 }
 
 #[test]
@@ -109,7 +139,7 @@ fn a_taken_folder_is_refused_resumed_or_numbered() {
     assert_eq!(fs::read_to_string(first.path().join("log/notes.txt")).expect("text"), "hello\n");
     let error = create(Existing::Refuse).expect_err("taken");
     assert!(error.to_string().contains("resume"), "{error}");
-    assert_eq!(create(Existing::Resume).expect("resumed").path(), first.path());
+    assert_eq!(RunFolder::open(first.path().into()).path(), first.path());
     assert_eq!(create(Existing::Number).expect("numbered").path(), root.path().join("run-2"));
     for name in ["", "a/b", "..", "."] {
         assert!(RunFolder::create(root.path(), name, Existing::Number).is_err(), "{name:?}");

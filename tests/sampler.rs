@@ -176,6 +176,16 @@ fn a_resumed_sampler_draws_the_same_bits() -> Result<()> {
 }
 
 #[test]
+fn strategies_have_the_names_of_the_flag() {
+    for (strategy, name) in
+        [(Strategy::None, "none"), (Strategy::Uniform, "uniform"), (Strategy::ErrorWeighted, "error-weighted")]
+    {
+        assert_eq!(serde_json::to_value(strategy).unwrap(), name);
+        assert_eq!(serde_json::from_value::<Strategy>(name.into()).unwrap(), strategy);
+    }
+}
+
+#[test]
 fn seeds_and_steps_differ() -> Result<()> {
     let draw = |seed| Sampler::new(&SHAPES, SamplerConfig { seed, ..config(Strategy::ErrorWeighted, 8) })?.draw();
     assert_ne!(draw(1)?.indices_slice(), draw(2)?.indices_slice());

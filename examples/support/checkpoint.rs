@@ -9,20 +9,40 @@ use candle_radfoam::checkpoint::Checkpoint;
 use candle_radfoam::data::{
     Dataset, Image, LoadOptions, Normalization, Resize, Skipped, TestViews, View, list_views, load,
 };
-use candle_radfoam::foam::{Foam, Rendering};
+use candle_radfoam::foam::Foam;
 use candle_radfoam::train::{Background, FORMAT_VERSION, TrainConfig};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-/// The name of the checkpoint in a run's folder.
-const FILE_NAME: &str = "checkpoint.safetensors";
+/// The files in a run's folder.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+pub const ERROR_MAP: &str = "error_map.safetensors";
+pub const CLOCK: &str = "clock.json";
+pub const CONFIG: &str = "config.toml";
+pub const METRICS: &str = "metrics.jsonl";
+pub const RESULT: &str = "result.json";
 
-/// What `train` leaves in the header for those who come after it.
-#[derive(Debug, Default, Deserialize)]
+/// What `train` leaves in the header for those who come after it. Nothing that a clock has a say in: the same run
+/// gives the same bytes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct RunHeader {
-    capture: Option<PathBuf>,
-    resize: Option<String>,
-    test_views: Option<String>,
+pub struct RunHeader {
+    pub capture: Option<PathBuf>,
+    pub resize: Option<String>,
+    pub test_views: Option<String>,
+}
+
+impl RunHeader {
+    pub fn new(capture: PathBuf, options: &LoadOptions) -> Self {
+        let (resize, test_views) = (options.resize.to_string(), options.test_views.to_string());
+        Self { capture: Some(capture), resize: Some(resize), test_views: Some(test_views) }
+    }
+
+    /// How the capture was loaded.
+    pub fn options(&self) -> Result<LoadOptions> {
+        let resize = self.resize.as_ref().map_or(Ok(Resize::default()), |text| text.parse())?;
+        let test_views = self.test_views.as_ref().map_or(Ok(TestViews::default()), |text| text.parse())?;
+        Ok(LoadOptions { resize, test_views })
+    }
 }
 
 /// A camera in the foam's units, and its image if there is one.
@@ -47,14 +67,13 @@ pub struct Trained {
     pub path: PathBuf,
     normalization: Normalization,
     capture: Option<PathBuf>,
-    resize: Resize,
-    test_views: TestViews,
+    options: LoadOptions,
 }
 
 impl Trained {
     /// Reads a checkpoint, or the one in a run's folder.
     pub fn load(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
+        let path = if path.is_dir() { path.join(CHECKPOINT) } else { path.to_path_buf() };
         let checkpoint = Checkpoint::load(&path, &Device::Cpu)?;
         let version: u32 = checkpoint.field(&path, "format_version")?;
         ensure!(
@@ -68,9 +87,8 @@ impl Trained {
             foam: Foam::from_checkpoint(&checkpoint, &path)?,
             config: checkpoint.field(&path, "config")?,
             normalization: checkpoint.field(&path, "normalization")?,
+            options: run.options()?,
             capture: run.capture,
-            resize: run.resize.map_or(Ok(Resize::default()), |text| text.parse())?,
-            test_views: run.test_views.map_or(Ok(TestViews::default()), |text| text.parse())?,
             path,
         })
     }
@@ -85,9 +103,8 @@ impl Trained {
         let Some(path) = other.or(self.capture.as_deref()) else {
             bail!("{} does not say which capture it was trained on; name it with --capture", self.path.display());
         };
-        let options = LoadOptions { resize: self.resize, test_views: self.test_views.clone() };
         let hint = || "the capture of the run cannot be read; if it has moved, name its place with --capture";
-        let loaded = load(path, &options);
+        let loaded = load(path, &self.options);
         let mut dataset = if other.is_none() { loaded.with_context(hint)? } else { loaded? };
         // The same capture has the same units. One with other cameras (or fewer) of the same world has its own.
         let own = dataset.normalization;
@@ -103,7 +120,7 @@ impl Trained {
     /// The cameras of another file of transforms (or capture) of the same world; `size` is for those that have neither
     /// size nor image.
     pub fn listed(&self, path: &Path, size: Option<(u32, u32)>) -> Result<(Vec<PosedView>, Vec<Skipped>)> {
-        let (views, skipped) = list_views(path, self.resize, size)?;
+        let (views, skipped) = list_views(path, self.options.resize, size)?;
         let posed = views.into_iter().map(|view| PosedView {
             name: view.name,
             camera: self.normalization.apply_camera(&view.camera),
@@ -118,9 +135,12 @@ pub fn flat(rgb: &[[f32; 3]]) -> &[f32] {
     rgb.as_flattened()
 }
 
-/// Median depths of a rendering, 0 where there is none.
-pub fn depth(rendering: &Rendering) -> Vec<f32> {
-    rendering.depth.iter().map(|&depth| depth.max(0.0)).collect()
+/// Reads a size such as `640x480`, and nothing else that [`Resize`] knows.
+pub fn parse_size(text: &str) -> Result<(u32, u32)> {
+    match text.parse() {
+        Ok(Resize::Size { width, height }) => Ok((width, height)),
+        _ => bail!("expected WIDTHxHEIGHT in pixels, as 640x480"),
+    }
 }
 
 /// A file's name for the view `name`: its folders and ending are no part of it, unless two views would share it.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use candle_radfoam::checkpoint::write_atomically;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,8 +14,6 @@ use serde_json::Value;
 pub enum Existing {
     /// Stop: another run's results are in it.
     Refuse,
-    /// Go on in it: the run is resumed.
-    Resume,
     /// Take the first free one of `name-2`, `name-3`, ...
     Number,
 }
@@ -33,7 +32,6 @@ impl RunFolder {
         }
         let mut path = root.join(name);
         match existing {
-            Existing::Resume => {}
             Existing::Refuse if is_taken(&path) => {
                 bail!("{} holds a run already; choose another name, or resume it", path.display());
             }
@@ -48,6 +46,11 @@ impl RunFolder {
         }
         fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(Self { path })
+    }
+
+    /// The folder of a run to go on with.
+    pub fn open(path: PathBuf) -> Self {
+        Self { path }
     }
 
     /// The folder.
@@ -77,19 +80,10 @@ fn make_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes beside `path` and renames: a reader sees the old file or the new one, never a half.
+/// Writes a file whole or not at all; folders on the way are made.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     make_parent(path)?;
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let write = || {
-        let mut file = File::create(&part)?;
-        file.write_all(bytes)?;
-        // Without this a power cut may leave the new name on an empty file.
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    Ok(write_atomically(path, bytes)?)
 }
 
 /// Writes text, with a line end after it.
@@ -119,7 +113,7 @@ impl JsonLines {
 
     /// Goes on with a file, after the lines for which `keep` holds (for instance: the steps before the checkpoint).
     /// A last line that a killed run left half written is dropped.
-    pub fn resume(path: &Path, keep: impl Fn(&Value) -> bool) -> Result<Self> {
+    pub fn resume(path: &Path, mut keep: impl FnMut(&Value) -> bool) -> Result<Self> {
         let mut kept = String::new();
         if path.exists() {
             let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;

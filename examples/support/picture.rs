@@ -42,11 +42,25 @@ pub fn depth(depth: &[f32], width: u32, height: u32) -> Result<RgbImage> {
     coloured(depth, width, height, |d| hit(d).then(|| colorous::TURBO.eval_continuous(1.0 - share(d, near, far))))
 }
 
-/// An error map `[height, width]`, from dark (none) to bright; grey where it is negative (not seen yet) or not finite.
-pub fn error_map(error: &[f32], width: u32, height: u32) -> Result<RgbImage> {
-    let seen = |e: f32| e.is_finite() && e.is_sign_positive();
-    let (_, most) = range(error.iter().copied().filter(|&e| seen(e)));
-    coloured(error, width, height, |e| seen(e).then(|| colorous::INFERNO.eval_continuous(share(e, 0.0, most))))
+/// An error map `[height, width]`, from dark (none) to bright (`most` and above); grey where it is negative (not seen
+/// yet) or not finite.
+pub fn error_map(error: &[f32], width: u32, height: u32, most: f32) -> Result<RgbImage> {
+    coloured(error, width, height, |e| is_error(e).then(|| colorous::INFERNO.eval_continuous(share(e, 0.0, most))))
+}
+
+/// The largest error but for stray ones, for maps that are to be compared.
+pub fn most_error(error: impl Iterator<Item = f32>) -> f32 {
+    range(error.filter(|&e| is_error(e))).1
+}
+
+fn is_error(e: f32) -> bool {
+    e.is_finite() && e.is_sign_positive()
+}
+
+/// Each pixel as a square of `factor` pixels a side.
+pub fn enlarged(picture: &RgbImage, factor: u32) -> RgbImage {
+    let (width, height) = (picture.width() * factor, picture.height() * factor);
+    imageops::resize(picture, width, height, imageops::FilterType::Nearest)
 }
 
 /// Pictures in rows of `columns`, each in the middle of its place.

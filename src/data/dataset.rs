@@ -304,8 +304,11 @@ pub(super) fn recognise(path: &Path) -> Result<Capture> {
         if let Some(names) = transforms::test_names(path)? {
             let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_string();
             let own = capture.listed.iter().map(|view| view.name.clone()).filter(|name| names.contains(&last(name)));
-            capture.test = Some(own.collect()).filter(|own: &BTreeSet<_>| !own.is_empty());
-            capture.layout += " and transforms_test.json";
+            let own: BTreeSet<_> = own.collect();
+            if !own.is_empty() {
+                capture.test = Some(own);
+                capture.layout += " and transforms_test.json";
+            }
         }
         return Ok(capture);
     }

@@ -151,7 +151,7 @@ impl Pixels {
     }
 
     /// The pixels that have no ray because they lie outside the valid field of their lens, in increasing order;
-    /// none in nearly every capture. A sampler gives them no weight; [`Batch::weights`] marks those drawn anyway.
+    /// none in nearly every capture. A sampler draws them like any other; their weight in [`Batch::weights`] is 0.
     pub fn without_ray(&self) -> &[u32] {
         &self.without_ray
     }

@@ -22,7 +22,7 @@ const MAP_TENSOR: &str = "error_map";
 
 /// How rays are chosen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// Uniformly over all rays; no map is kept, updates do nothing.
     None,

@@ -39,6 +39,7 @@ use serde_json::{Value, json};
 
 use self::scene::{Scene, Seen};
 use self::shapes::{Ray, Vec3};
+use crate::checkpoint::write_atomically;
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 
@@ -145,8 +146,8 @@ pub fn write_capture(dir: &Path, options: &SyntheticOptions, progress: &(dyn Fn(
         picture
             .write_to(&mut png, ImageFormat::Png)
             .map_err(|e| Error::file(&path, "PNG", "to be encoded", e.to_string()))?;
-        write_atomic(&path, png.get_ref())?;
-        write_atomic(&dir.join(file_name(split, i, "npy")), &npy(&depth, options.size))?;
+        write_atomically(&path, png.get_ref())?;
+        write_atomically(dir.join(file_name(split, i, "npy")), &npy(&depth, options.size))?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, views.len());
         Ok::<(), Error>(())
     })?;
@@ -169,7 +170,7 @@ pub fn write_capture(dir: &Path, options: &SyntheticOptions, progress: &(dyn Fn(
             MADE_BY: options.mark(),
             "frames": frames,
         });
-        write_atomic(&transforms_path(dir, split), format!("{transforms:#}\n").as_bytes())?;
+        write_atomically(transforms_path(dir, split), format!("{transforms:#}\n").as_bytes())?;
     }
     Ok(())
 }
@@ -197,13 +198,6 @@ fn transforms_path(dir: &Path, split: &str) -> std::path::PathBuf {
 fn read_mark(path: &Path) -> Option<Value> {
     let mut json: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     json.get_mut(MADE_BY).map(Value::take)
-}
-
-/// Writes beside `path` and renames, so that a file is there whole or not at all.
-fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(|e| Error::io(path, e))
 }
 
 /// `depth` as a NumPy file, f32 `[size, size]`.
