@@ -188,6 +188,8 @@ fn broken_checkpoints(good: &Checkpoint) -> Result<Vec<Broken>> {
     set("/progress/resolution", json!(0), &["header.progress.resolution"]);
     set("/progress/progress", json!(1.5), &["header.progress.progress", "1.5"]);
     set("/progress/resolution", json!(2), &["header.sampler"]);
+    // As many rays and entries as the capture has, but in images of another shape.
+    set("/sampler/patches/shapes", json!([[16, 64]; 24].to_vec()), &["header.sampler", "[32, 32]", "[16, 64]"]);
     set("/progress/step", json!(-3), &["header.progress"]);
     Ok(all)
 }

@@ -189,7 +189,6 @@ mod tests {
     #[test]
     fn vector_and_scalar_code_leave_by_the_same_face() {
         if !std::arch::is_x86_feature_detected!("avx2") {
-            println!("skipped: no AVX2");
             return;
         }
         let (mut met, mut unbounded, mut failures) = (0, 0, Vec::new());
