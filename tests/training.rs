@@ -6,12 +6,12 @@ mod capture;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_radfoam::data::{Batch, Dataset, Draw, Image, Pixels, Sampler, SamplerConfig, Strategy};
-use candle_radfoam::foam::{Foam, InitConfig, RefineConfig, RefineStatistics, Topology, initial_cells};
+use candle_radfoam::foam::{Foam, InitConfig, RefineConfig, RefineStatistics, RowMap, Topology, initial_cells};
 use candle_radfoam::geometry::{Adjacency, nearest_cell};
 use candle_radfoam::ops::{AdamSettings, TraceInputs, TraceSettings, Traced, adam_step, trace_rays};
 use candle_radfoam::rng::{Rng, Stream};
 use candle_radfoam::train::{
-    Background, Evaluation, LossConfig, OptimConfig, Rate, ResolutionStage, TopologyConfig, TrainConfig, Trainer,
+    Adam, Background, Evaluation, LossConfig, OptimConfig, Rate, ResolutionStage, TopologyConfig, TrainConfig, Trainer,
     ViewScore, evaluate_views,
 };
 use candle_radfoam::{Error, Result};
@@ -659,6 +659,13 @@ fn odd_questions_to_a_foam_have_answers() -> Result<()> {
         let error = foam.trace(&origins, &origins, None, &TraceSettings::default()).expect_err("no origins");
         assert!(error.to_string().contains("origins"), "{error}");
     }
+    let at_once = RefineConfig { from: 0.2, until: 0.2, ..RefineConfig::default() };
+    assert_eq!([0.1, 0.9].map(|progress| at_once.rounds_at(progress)), [0, at_once.rounds]);
+    let mut adam = Adam::for_named(&foam.named_vars(), AdamSettings::default())?;
+    let map = RowMap { source: vec![0, 1], is_new: vec![false, true], num_pruned: foam.num_cells() - 1 };
+    let error = adam.follow("raw_density", foam.raw_density(), &map).expect_err("two rows for all cells");
+    assert!(error.to_string().contains("raw_density"), "{error}");
+    assert_eq!(adam.state()?.0["raw_density"].dims(), [2, foam.num_cells()]);
     let cloud = [[0.0; 3], [1.0; 3]];
     let error = initial_cells(&config(1).init, 1.0, Some((&cloud, Some(&cloud[..1]))), &[], 0).expect_err("a colour");
     assert!(error.to_string().contains("cloud.colors"), "{error}");

@@ -1,7 +1,7 @@
 //! The CPU body of the trace: the definition of the op.
 //!
-//! Rays are cut into tiles of [`TILE`], and the tiles are dealt to [`ACCUMULATORS`] lanes, whatever the number of threads.
-//! A lane adds the gradients of its tiles in order into rows of its own, and the lanes are summed in order: no
+//! Rays are cut into tiles of [`TILE`], and the tiles are dealt to [`ACCUMULATORS`] lanes, whatever the number of
+//! threads. A lane adds the gradients of its tiles in order into rows of its own, and the lanes are summed in order: no
 //! atomics, and the same bits on any number of threads. Memory beyond inputs and outputs: [`ACCUMULATORS`] rows a cell,
 //! and the segments of [`GROUP`] rays a lane, whatever the number of rays.
 

@@ -191,9 +191,10 @@ pub struct Traced {
 ///
 /// # Errors
 ///
-/// A wrong shape or dtype, or a tensor on another device than the points; a start cell or neighbour outside `0..P`; offsets that do not ascend; a quantile
-/// outside (0, 1) or out of order; a negative density; a point, density, origin or direction that is not finite; a
-/// direction that is not of unit length; neighbours so far apart that the square of their distance overflows.
+/// A wrong shape or dtype, or a tensor on another device than the points; a start cell or neighbour outside `0..P`;
+/// offsets that do not ascend; a quantile outside (0, 1) or out of order; a negative density; a point, density, origin
+/// or direction that is not finite; a direction that is not of unit length; neighbours so far apart that the square of
+/// their distance overflows.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
