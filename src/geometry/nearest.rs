@@ -11,7 +11,8 @@ use rayon::prelude::*;
 /// few steps. Distances are compared in f64.
 ///
 /// With an `adjacency` of another number of points all points are looked at; a neighbour that is no point is passed
-/// over. A query that is not finite is in the cell of the hint. A hint that is out of range is taken for the last point; without any point the answer is 0.
+/// over. A query that is not finite is in the cell of the hint. A hint that is out of range is taken for the last
+/// point; without any point the answer is 0.
 pub fn nearest_cell(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3], hint: u32) -> u32 {
     if adjacency.num_points() != points.len() || points.is_empty() {
         return nearest_brute(points, query);
