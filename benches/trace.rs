@@ -34,7 +34,7 @@ fn trace(criterion: &mut Criterion) {
     let (origins, directions) = rays().expect("rays");
     let settings = TraceSettings::default();
     let run = || foam.trace(&origins, &directions, None, &settings).expect("traced");
-    let cells: u32 = run().num_cells.to_vec1::<u32>().expect("counts").iter().sum();
+    let cells: u32 = run().cells_entered.to_vec1::<u32>().expect("counts").iter().sum();
     let mut group = criterion.benchmark_group("trace/cpu");
     group.sample_size(20);
     for (unit, count) in [("rays", NUM_RAYS as u64), ("cells", u64::from(cells))] {

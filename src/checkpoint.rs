@@ -29,7 +29,8 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// A folder that cannot be written, a full disk, a tensor that cannot be read.
+    /// A folder that cannot be written, a full disk, a tensor that cannot be read, an f32 tensor with a value that is
+    /// not finite, which could not be loaded again.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -46,6 +47,7 @@ impl Checkpoint {
     /// ```
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
+        require_finite(path, &self.tensors)?;
         let metadata = HashMap::from([(HEADER_KEY.to_string(), self.header.to_string())]);
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         let bytes = safetensors::serialize(tensors, Some(metadata))
@@ -73,12 +75,7 @@ impl Checkpoint {
         let tensors = candle_core::safetensors::load_buffer(&bytes, device)
             .map_err(|error| Error::file(path, "tensors", "whole tensors of known types", error.to_string()))?;
         let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
-        for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
-            let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|x| !x.is_finite()).count();
-            if bad > 0 {
-                return Err(Error::file(path, name, "finite values", format!("{bad} that are not")));
-            }
-        }
+        require_finite(path, &tensors)?;
         Ok(Self { tensors, header })
     }
 
@@ -113,6 +110,17 @@ impl Checkpoint {
         let values = tensor.flatten_all().and_then(|t| t.to_vec1::<T>());
         values.map_err(|_| Error::file(path, name, format!("{:?}", T::DTYPE), found()))
     }
+}
+
+/// Refuses an f32 tensor with a value that is not finite; the error names `path` and the tensor.
+fn require_finite(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
+        let bad = tensor.flatten_all()?.to_vec1::<f32>()?.iter().filter(|x| !x.is_finite()).count();
+        if bad > 0 {
+            return Err(Error::file(path, name, "finite values", format!("{bad} that are not")));
+        }
+    }
+    Ok(())
 }
 
 /// An error about a tensor or a setting, told as one about the file that holds it.

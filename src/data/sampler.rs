@@ -286,6 +286,11 @@ impl Sampler {
         self.header.patches.num_rays()
     }
 
+    /// The `[height, width]` of each view in pixels.
+    pub(crate) fn shapes(&self) -> Vec<[u32; 2]> {
+        self.header.patches.shapes()
+    }
+
     /// Draws the rays of the next step.
     ///
     /// # Errors

@@ -54,6 +54,57 @@ impl Default for InitConfig {
     }
 }
 
+impl InitConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for the first setting that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        if self.num_cells == 0 {
+            return Err(Error::config("init.num_cells", "at least 1", "0"));
+        }
+        for (field, length) in [
+            ("init.box_half", self.box_half),
+            ("init.cloud_jitter", self.cloud_jitter),
+            ("init.camera_clearance", self.camera_clearance),
+            ("init.shell_radius", self.shell_radius),
+            ("init.shell_octaves", self.shell_octaves),
+        ] {
+            if !(length >= 0.0 && length.is_finite()) {
+                return Err(Error::config(field, "at least 0", length.to_string()));
+            }
+        }
+        for (field, raw_density) in [
+            ("init.cloud_raw_density", self.cloud_raw_density),
+            ("init.raw_density", self.raw_density),
+            ("init.outer_raw_density", self.outer_raw_density),
+        ] {
+            if !raw_density.is_finite() {
+                return Err(Error::config(field, "finite", raw_density.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same kinds of cells in the same proportions, but no more than `max_cells` (at least 1) in all.
+    pub(crate) fn capped(&self, max_cells: usize, has_cloud: bool) -> Self {
+        let others = if has_cloud { self.num_cloud_cells } else { self.num_outer_cells };
+        let total = self.num_cells.saturating_add(others);
+        if total <= max_cells {
+            return self.clone();
+        }
+        // In u128 since the product of two counts may not fit into a usize.
+        let scaled = |count: usize| (count as u128 * max_cells as u128 / total as u128) as usize;
+        Self {
+            num_cells: scaled(self.num_cells).max(1),
+            num_cloud_cells: if has_cloud { scaled(self.num_cloud_cells) } else { self.num_cloud_cells },
+            num_outer_cells: if has_cloud { self.num_outer_cells } else { scaled(self.num_outer_cells) },
+            ..self.clone()
+        }
+    }
+}
+
 /// Positions (scene units), raw densities and colours (in [0, 1]) of cells, in step.
 #[derive(Debug, Clone, Default)]
 pub struct InitialCells {
@@ -94,7 +145,7 @@ pub type Cloud<'a> = (&'a [[f32; 3]], Option<&'a [[f32; 3]]>);
 ///
 /// # Errors
 ///
-/// A setting or extent out of range.
+/// A setting or extent out of range; a cloud with another number of colours than points.
 pub fn initial_cells(
     config: &InitConfig,
     extent: f32,
@@ -105,8 +156,12 @@ pub fn initial_cells(
     if !(extent > 0.0 && extent.is_finite()) {
         return Err(Error::config("extent", "positive", extent.to_string()));
     }
-    if config.num_cells == 0 {
-        return Err(Error::config("init.num_cells", "at least 1", "0"));
+    config.validate()?;
+    if let Some((points, Some(colors))) = cloud
+        && colors.len() != points.len()
+    {
+        let expected = format!("a colour for each of {} points", points.len());
+        return Err(Error::tensor("cloud.colors", expected, format!("{} colours", colors.len())));
     }
     let rng = Rng::new(seed, Stream::Init, 0);
     let mut index = 0u32;

@@ -6,14 +6,15 @@ mod render;
 mod state;
 mod topology;
 
+pub use crate::geometry::NUM_SENTINELS;
 pub use init::{InitConfig, InitialCells, initial_cells};
 pub use refine::{RefineConfig, RefineStatistics, RowMap};
 pub use render::{Renderer, Rendering};
-pub use topology::{NUM_SENTINELS, Topology};
+pub use topology::Topology;
 
 use crate::ops::{self, TraceInputs, TraceSettings, Traced};
 use crate::{Error, Result};
-use candle_core::{Device, Storage, Tensor, Var, WithDType};
+use candle_core::{DType, Device, Storage, Tensor, Var, WithDType};
 
 /// The steepness of the softplus that makes a density of a raw density. At 10 a raw density of 1 is a density of 1
 /// and one of -1 is 5e-6 (times the scale); the reference implementation's value.
@@ -48,7 +49,9 @@ const SENTINEL_RADIUS: f32 = 300.0;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+///
+/// Not `Clone`: a cloned [`Var`] is the same variable. [`Foam::deep_clone`] copies.
+#[derive(Debug)]
 pub struct Foam {
     points: Var,
     raw_density: Var,
@@ -92,7 +95,7 @@ impl Foam {
         )
     }
 
-    /// A foam of parameters that exist already, with the topology that belongs to them.
+    /// A foam with copies of parameters that exist already, with the topology that belongs to them.
     ///
     /// # Errors
     ///
@@ -108,15 +111,14 @@ impl Foam {
         let wrong = |name: &str, expected: String, found: &Tensor| {
             Err(Error::tensor(name, expected, format!("{:?} {:?}", found.dtype(), found.dims())))
         };
-        if points.dims() != [num_cells, 3] || points.dtype() != candle_core::DType::F32 {
+        if points.dims() != [num_cells, 3] || points.dtype() != DType::F32 {
             return wrong("foam.points", format!("F32 [{num_cells}, 3]"), &points);
         }
-        if raw_density.dims() != [num_cells] || raw_density.dtype() != candle_core::DType::F32 {
+        if raw_density.dims() != [num_cells] || raw_density.dtype() != DType::F32 {
             return wrong("foam.raw_density", format!("F32 [{num_cells}]"), &raw_density);
         }
         match sh.dims() {
-            &[p, k, 3]
-                if p == num_cells && crate::sh::degree_of(k).is_some() && sh.dtype() == candle_core::DType::F32 => {}
+            &[p, k, 3] if p == num_cells && crate::sh::degree_of(k).is_some() && sh.dtype() == DType::F32 => {}
             _ => return wrong("foam.sh", format!("F32 [{num_cells}, 1 | 4 | 9 | 16, 3]"), &sh),
         }
         for (name, tensor) in [("foam.points", &points), ("foam.raw_density", &raw_density), ("foam.sh", &sh)] {
@@ -129,11 +131,27 @@ impl Foam {
             return Err(Error::config("density_scale", "positive", density_scale.to_string()));
         }
         Ok(Self {
-            points: Var::from_tensor(&points)?,
-            raw_density: Var::from_tensor(&raw_density)?,
-            sh: Var::from_tensor(&sh)?,
+            // Detached, since `Var::from_tensor` copies any tensor but a variable, which it would alias.
+            points: Var::from_tensor(&points.detach())?,
+            raw_density: Var::from_tensor(&raw_density.detach())?,
+            sh: Var::from_tensor(&sh.detach())?,
             density_scale,
             topology,
+        })
+    }
+
+    /// A foam with the same values in variables of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn deep_clone(&self) -> Result<Self> {
+        Ok(Self {
+            points: Var::from_tensor(&self.points.detach())?,
+            raw_density: Var::from_tensor(&self.raw_density.detach())?,
+            sh: Var::from_tensor(&self.sh.detach())?,
+            density_scale: self.density_scale,
+            topology: self.topology.clone(),
         })
     }
 
@@ -205,7 +223,7 @@ impl Foam {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::trace_rays`].
+    /// Origins of another shape or dtype; those of [`ops::trace_rays`].
     pub fn trace(
         &self,
         origins: &Tensor,
@@ -215,15 +233,22 @@ impl Foam {
     ) -> Result<Traced> {
         let device = self.points.device();
         let sites = self.sites()?;
-        let mut start_cells = Vec::with_capacity(origins.dims()[0]);
+        let num_rays = match origins.dims() {
+            &[num_rays, 3] if origins.dtype() == DType::F32 => num_rays,
+            dims => return Err(Error::tensor("origins", "F32 [R, 3]", format!("{:?} {dims:?}", origins.dtype()))),
+        };
         let mut hint = 0;
-        for origin in origins.to_vec2::<f32>()? {
-            if let [x, y, z] = origin[..] {
-                hint = self.topology.cell_at(&sites, [x, y, z], hint);
-            }
-            start_cells.push(hint);
-        }
-        let num_rays = start_cells.len();
+        let start_cells: Vec<u32> = origins
+            .flatten_all()?
+            .to_vec1::<f32>()?
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|&origin| {
+                hint = self.topology.cell_at(&sites, origin, hint);
+                hint
+            })
+            .collect();
         let adjacency = self.topology.adjacency();
         let inputs = TraceInputs {
             origins: origins.clone(),

@@ -49,7 +49,7 @@ impl RefineConfig {
             return 0;
         }
         let width = ((self.until - self.from) / f64::from(self.rounds)).max(f64::MIN_POSITIVE);
-        (((progress - self.from) / width) as u32 + 1).min(self.rounds)
+        (((progress - self.from) / width) as u32).saturating_add(1).min(self.rounds)
     }
 
     /// The number of cells to have after `round` (from 1), having started with `num_initial`.
@@ -77,7 +77,7 @@ impl RefineStatistics {
     }
 
     /// Adds a step: the gradient of the points `[3 P]`, and sum and maximum of each cell's weight.
-    pub fn add(&mut self, grad_points: &[f32], weights: &[[f32; 2]]) {
+    pub(crate) fn add(&mut self, grad_points: &[f32], weights: &[[f32; 2]]) {
         (self.gradient.par_iter_mut(), self.max_weight.par_iter_mut(), grad_points.par_chunks(3), weights)
             .into_par_iter()
             .with_min_len(4096)
@@ -101,13 +101,13 @@ pub struct RowMap {
 }
 
 impl RowMap {
-    /// `values` by new row; new cells get `fill`, or their parent's row if there is none.
+    /// `values` by new row; new cells get zeros with `zero_new`, else their parent's row.
     ///
-    /// - `values`: `[.., P, ..]` with the rows along `dim`.
+    /// - `values`: `[.., P, ..]` of floats, with the rows along `dim`.
     ///
     /// # Errors
     ///
-    /// Those of Candle, as for another number of rows.
+    /// Those of Candle, as for a source that is no row of `values`.
     pub fn apply(&self, values: &Tensor, dim: usize, zero_new: bool) -> Result<Tensor> {
         let index = Tensor::from_slice(&self.source, self.source.len(), values.device())?;
         let rows = values.contiguous()?.index_select(&index, dim)?;
@@ -142,12 +142,11 @@ impl Foam {
         step: u64,
     ) -> Result<RowMap> {
         let num_cells = self.num_cells();
-        if statistics.gradient.len() != num_cells || statistics.max_weight.len() != num_cells {
-            return Err(Error::tensor(
-                "refine.statistics",
-                format!("[{num_cells}]"),
-                format!("[{}]", statistics.gradient.len()),
-            ));
+        for (name, values) in [("refine.gradient", &statistics.gradient), ("refine.max_weight", &statistics.max_weight)]
+        {
+            if values.len() != num_cells {
+                return Err(Error::tensor(name, format!("[{num_cells}]"), format!("[{}]", values.len())));
+            }
         }
         let points = self.points_host()?;
         let unseen = |i: usize| statistics.max_weight[i] < config.prune_weight;

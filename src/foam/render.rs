@@ -4,7 +4,7 @@ use super::{Foam, with_values};
 use crate::Result;
 use crate::camera::Camera;
 use crate::ops::TraceSettings;
-use crate::ops::fused::{self, Faces, Rays, Scene};
+use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene};
 use rayon::prelude::*;
 
 /// An image of a foam, row by row from the top left.
@@ -21,7 +21,7 @@ pub struct Rendering {
     /// `[H W]`: distance along the ray at which half of the light is absorbed, scene units; -1 where it never is.
     pub depth: Vec<f32>,
     /// Cells entered, over all rays.
-    pub num_cells: u64,
+    pub cells_entered: u64,
 }
 
 /// The transmittance at which a rendering's depth is taken: the median.
@@ -92,12 +92,12 @@ impl Renderer<'_> {
             rgb: vec![background; num_pixels],
             opacity: vec![0.0; num_pixels],
             depth: vec![-1.0; num_pixels],
-            num_cells: outputs.num_cells.iter().map(|&n| u64::from(n)).sum(),
+            cells_entered: outputs.cells_entered.iter().map(|&n| u64::from(n)).sum(),
         };
-        for (row, &pixel) in outputs.packed.chunks_exact(5).zip(&valid) {
+        for (row, &pixel) in outputs.packed.chunks_exact(PACKED_HEAD + 1).zip(&valid) {
             rendering.rgb[pixel] = [0, 1, 2].map(|c| row[c] + (1.0 - row[3]) * background[c]);
             rendering.opacity[pixel] = row[3];
-            rendering.depth[pixel] = row[4];
+            rendering.depth[pixel] = row[PACKED_HEAD];
         }
         Ok(rendering)
     }

@@ -1,11 +1,8 @@
 //! Which cells are neighbours, and when that has to be found out anew.
 
-use crate::geometry::{Adjacency, nearest_cell, nearest_neighbor_distances, sentinels};
+use crate::geometry::{Adjacency, NUM_SENTINELS, nearest_cell, nearest_neighbor_distances, sentinels};
 use crate::{Error, Result};
 use rayon::prelude::*;
-
-/// The number of sentinel cells behind the real ones.
-pub const NUM_SENTINELS: usize = 8;
 
 /// The Delaunay adjacency of a foam's points and of its eight sentinels, which are its last cells.
 ///
@@ -49,7 +46,11 @@ impl Topology {
     ///
     /// Offsets and neighbours that do not describe those points.
     pub fn from_parts(offsets: Vec<u32>, neighbors: Vec<u32>, built_at: Vec<[f32; 3]>) -> Result<Self> {
-        if offsets.len() != built_at.len() + 1 || built_at.len() < NUM_SENTINELS {
+        if built_at.len() < NUM_SENTINELS {
+            let expected = format!("at least the {NUM_SENTINELS} sentinels");
+            return Err(Error::tensor("foam.built_at", expected, format!("{} points", built_at.len())));
+        }
+        if offsets.len() != built_at.len() + 1 {
             return Err(Error::tensor(
                 "foam.offsets",
                 format!("[{}], one more than the points", built_at.len() + 1),
@@ -88,8 +89,11 @@ impl Topology {
     }
 
     /// The share of `points` that have moved by more than `limit` times the distance to their nearest neighbour
-    /// since the adjacency was built.
+    /// since the adjacency was built: 1, all of them, if `points` (`[P, 3]`) are not one for each real cell.
     pub fn moved_share(&self, points: &[[f32; 3]], limit: f32) -> f32 {
+        if points.len() != self.num_cells() {
+            return 1.0;
+        }
         let moved: usize = (points, &self.built_at[..points.len()], &self.spacing[..points.len()])
             .into_par_iter()
             .with_min_len(4096)
@@ -109,11 +113,11 @@ impl Topology {
         nearest_cell(sites, &self.adjacency, query, hint)
     }
 
-    /// The real neighbours of a cell.
+    /// The real neighbours of a cell; none for an index that is no cell's.
     pub fn neighbors(&self, cell: usize) -> impl Iterator<Item = usize> + '_ {
-        let range = self.adjacency.offsets[cell] as usize..self.adjacency.offsets[cell + 1] as usize;
+        let neighbors = u32::try_from(cell).map_or(&[][..], |cell| self.adjacency.neighbors_of(cell));
         let num_cells = self.num_cells();
-        self.adjacency.neighbors[range].iter().map(|&j| j as usize).filter(move |&j| j < num_cells)
+        neighbors.iter().map(|&j| j as usize).filter(move |&j| j < num_cells)
     }
 }
 

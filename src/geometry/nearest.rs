@@ -10,8 +10,9 @@ use rayon::prelude::*;
 /// through a face, and the site beyond the face is nearer. A good hint (the answer for a point close by) makes it a
 /// few steps. Distances are compared in f64.
 ///
-/// With an `adjacency` of another number of points all points are looked at. A query that is not finite is in the cell
-/// of the hint. A hint that is out of range is taken for the last point; without any point the answer is 0.
+/// With an `adjacency` of another number of points all points are looked at; a neighbour that is no point is passed
+/// over. A query that is not finite is in the cell of the hint. A hint that is out of range is taken for the last
+/// point; without any point the answer is 0.
 pub fn nearest_cell(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3], hint: u32) -> u32 {
     if adjacency.num_points() != points.len() || points.is_empty() {
         return nearest_brute(points, query);
@@ -21,7 +22,8 @@ pub fn nearest_cell(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3],
     loop {
         let (mut nearest, mut shortest, mut ties) = (cell, distance, false);
         for &neighbor in adjacency.neighbors_of(cell) {
-            let candidate = squared_distance(points[neighbor as usize], query);
+            let Some(&point) = points.get(neighbor as usize) else { continue };
+            let candidate = squared_distance(point, query);
             if candidate < shortest {
                 (nearest, shortest, ties) = (neighbor, candidate, false);
             } else if candidate == shortest {
@@ -44,7 +46,8 @@ fn lowest_equal(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3], cel
     let mut next = 0;
     while let Some(&at) = equals.get(next) {
         for &neighbor in adjacency.neighbors_of(at) {
-            if squared_distance(points[neighbor as usize], query) == distance && !equals.contains(&neighbor) {
+            let is_equal = points.get(neighbor as usize).is_some_and(|&p| squared_distance(p, query) == distance);
+            if is_equal && !equals.contains(&neighbor) {
                 equals.push(neighbor);
             }
         }
@@ -62,7 +65,7 @@ fn original_of(points: &[[f32; 3]], adjacency: &Adjacency, cell: u32) -> u32 {
     if around.binary_search(&cell).is_ok() {
         return cell;
     }
-    around.iter().copied().find(|&k| points[k as usize] == points[cell as usize]).unwrap_or(cell)
+    around.iter().copied().find(|&k| points.get(k as usize) == points.get(cell as usize)).unwrap_or(cell)
 }
 
 /// The index of the nearest of `points` (`[P, 3]`) to `query`, the lowest of equals, by looking at all of them: what

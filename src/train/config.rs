@@ -192,7 +192,9 @@ impl TrainConfig {
         check(self.sh_degree <= crate::sh::MAX_DEGREE, "sh_degree", "0 to 3", self.sh_degree.to_string())?;
         check(positive(self.density_scale), "density_scale", "positive", self.density_scale.to_string())?;
         self.sampler.validate()?;
+        self.init.validate()?;
         self.optim.validate()?;
+        check(self.refine.max_cells > 0, "refine.max_cells", "at least 1", "0".into())?;
         for (field, value) in [
             ("loss.opacity_weight", self.loss.opacity_weight),
             ("loss.quantile_weight", self.loss.quantile_weight),

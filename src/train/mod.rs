@@ -9,14 +9,14 @@ mod optim;
 mod state;
 
 pub use config::{Background, LossConfig, ResolutionStage, TopologyConfig, TrainConfig};
-pub use evaluate::{Evaluation, ViewScore, evaluate_views};
+pub use evaluate::{Evaluation, MAX_PSNR_DB, ViewScore, evaluate_views};
 pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
 pub use state::FORMAT_VERSION;
 
 use crate::data::{Batch, Dataset, Pixels, Sampler, SamplerConfig};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::RayGradient;
-use crate::ops::fused::{self, Faces, Rays, Scene};
+use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene};
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -88,7 +88,8 @@ pub struct StepStats {
 }
 
 impl Trainer {
-    /// Prepares training on `dataset`: initial cells (from its point cloud if it has one), sampler, optimiser.
+    /// Prepares training on `dataset`: initial cells (from its point cloud if it has one; no more than
+    /// `refine.max_cells`), sampler, optimiser. The sampler's seed is that of `config`.
     ///
     /// # Errors
     ///
@@ -97,15 +98,19 @@ impl Trainer {
     pub fn new(dataset: Dataset, config: TrainConfig, device: &Device) -> Result<Self> {
         let started = Instant::now();
         config.validate()?;
-        if !device.is_cpu() {
-            return Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")));
-        }
+        require_cpu(device)?;
         let backdrop = if dataset.has_alpha { Background::White } else { Background::Random };
-        let config = TrainConfig { background: config.background.or(Some(backdrop)), ..config };
+        let has_cloud = dataset.point_cloud.as_ref().is_some_and(|cloud| !cloud.points.is_empty());
+        // What the settings stand for here, so that `config` and checkpoints say what was used.
+        let config = TrainConfig {
+            background: config.background.or(Some(backdrop)),
+            init: config.init.capped(config.refine.max_cells, has_cloud),
+            sampler: SamplerConfig { seed: config.seed, ..config.sampler },
+            ..config
+        };
         let resolution = config.resolution_at(0.0);
         let pixels = training_pixels(&dataset, resolution)?;
-        let sampler_config = SamplerConfig { seed: config.seed, ..config.sampler.clone() };
-        let sampler = Sampler::new(&pixels.shapes(), sampler_config)?;
+        let sampler = Sampler::new(&pixels.shapes(), config.sampler.clone())?;
         let cloud = dataset.point_cloud.as_ref().map(|cloud| {
             let points: Vec<[f32; 3]> = cloud.points.iter().map(|p| p.map(|x| x as f32)).collect();
             let colors: Option<Vec<[f32; 3]>> = cloud
@@ -197,8 +202,8 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it; those
-    /// of the parts.
+    /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it. The
+    /// sampler's draw is spent then, unless it was a parameter, which is looked at before. Those of the parts.
     pub fn step(&mut self) -> Result<StepStats> {
         let started = Instant::now();
         // A walk takes NaN for empty or for black, so that the loss would not tell.
@@ -231,7 +236,7 @@ impl Trainer {
             })
         })?;
 
-        let width = 4 + num_quantiles;
+        let width = PACKED_HEAD + num_quantiles;
         let (losses, errors): (Vec<f64>, Vec<f32>) =
             outputs.packed.par_chunks_exact(width).enumerate().map(|(ray, out)| loss.value(ray, out)).unzip();
         self.require_finite("loss", losses.iter().filter(|x| !x.is_finite()).count())?;
@@ -267,7 +272,7 @@ impl Trainer {
             loss: losses.iter().sum::<f64>() / num_rays as f64,
             squared_error,
             num_rays,
-            cells_entered: outputs.num_cells.iter().map(|&n| u64::from(n)).sum(),
+            cells_entered: outputs.cells_entered.iter().map(|&n| u64::from(n)).sum(),
             num_cells,
             rebuilt,
             refined,
@@ -286,7 +291,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// Those of rendering and of `on_view`.
+    /// Those of [`evaluate_views`], as for a capture without test views.
     pub fn evaluate<F>(&self, on_view: F) -> Result<Evaluation>
     where
         F: FnMut(usize, &crate::data::View, &crate::foam::Rendering) -> Result<()>,
@@ -377,6 +382,14 @@ impl Trainer {
     }
 }
 
+/// Refuses a device that the trainer has no kernels for.
+fn require_cpu(device: &Device) -> Result<()> {
+    if device.is_cpu() {
+        return Ok(());
+    }
+    Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")))
+}
+
 /// The training views of a dataset, reduced by `factor`, as a store of pixels.
 fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
     if factor == 1 { Pixels::new(&dataset.train) } else { Pixels::new(&dataset.resized(factor)?.train) }
@@ -435,7 +448,7 @@ impl<'a> RayLoss<'a> {
         let (_, color, opacity) = self.residual(ray, out);
         let squared = (color[0] * color[0] + color[1] * color[1] + color[2] * color[2]) / 3.0;
         let mut loss = squared + self.opacity_weight * opacity * opacity;
-        if let [.., near, far] = out[4..]
+        if let [.., near, far] = out[PACKED_HEAD..]
             && far >= 0.0
         {
             loss += self.quantile_weight * (far - near).abs();
@@ -454,7 +467,7 @@ impl<'a> RayLoss<'a> {
         RayGradient {
             rgb,
             opacity: scale * 2.0 * self.opacity_weight * opacity - behind,
-            depth: match out[4..] {
+            depth: match out[PACKED_HEAD..] {
                 [_, far] if far >= 0.0 => &SPREAD,
                 _ => &[],
             },

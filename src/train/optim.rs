@@ -74,20 +74,15 @@ impl OptimConfig {
         if !(self.sh_factor >= 0.0 && self.sh_factor.is_finite()) {
             return Err(Error::config("optim.sh_factor", "at least 0", self.sh_factor.to_string()));
         }
-        for (field, beta) in [("beta1", self.adam.beta1), ("beta2", self.adam.beta2)] {
-            if !(0.0..1.0).contains(&beta) {
-                return Err(Error::config(format!("optim.adam.{field}"), "in [0, 1)", beta.to_string()));
-            }
-        }
-        if self.adam.eps.is_nan() || self.adam.eps <= 0.0 {
-            return Err(Error::config("optim.adam.eps", "positive", self.adam.eps.to_string()));
-        }
-        Ok(())
+        self.adam.validate().map_err(|error| match error {
+            Error::Config { field, expected, found } => Error::config(format!("optim.{field}"), expected, found),
+            other => other,
+        })
     }
 }
 
 /// A parameter, its moments and its learning rates.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Group {
     name: String,
     var: Var,
@@ -99,8 +94,9 @@ struct Group {
 
 /// Adam with its state in the open: by name, so that it can be saved, and by row, so that cells can come and go.
 ///
-/// Also an optimiser of Candle's ([`candle_nn::Optimizer`]), for loops of one's own.
-#[derive(Debug, Clone)]
+/// Also an optimiser of Candle's ([`candle_nn::Optimizer`]), for loops of one's own. Not `Clone`: two copies would
+/// update the same variables.
+#[derive(Debug)]
 pub struct Adam {
     groups: Vec<Group>,
     settings: AdamSettings,
@@ -112,8 +108,9 @@ impl Adam {
     ///
     /// # Errors
     ///
-    /// A parameter that is neither f32 nor f64.
+    /// A parameter that is neither f32 nor f64; a setting out of its range.
     pub fn for_named(vars: &[(&str, &Var)], settings: AdamSettings) -> Result<Self> {
+        settings.validate()?;
         let groups = vars
             .iter()
             .map(|(name, var)| {
@@ -151,7 +148,7 @@ impl Adam {
     ///
     /// # Errors
     ///
-    /// A gradient of another shape.
+    /// Those of [`adam_step`]: a gradient of another shape, dtype or device.
     pub fn update(&mut self, grads: &[(&str, &Tensor)]) -> Result<()> {
         self.count += 1;
         for group in &self.groups {
@@ -167,10 +164,15 @@ impl Adam {
     ///
     /// # Errors
     ///
-    /// No parameter of that name, or one of another number of rows.
+    /// No parameter of that name; a `var` that has not one row for each of `map`, or rows of another shape; a map from
+    /// rows that the old parameter did not have. Nothing has changed then.
     pub fn follow(&mut self, name: &str, var: &Var, map: &RowMap) -> Result<()> {
         let group = self.group(name)?;
-        group.moments = map.apply(&group.moments, 1, true)?;
+        let moments = map.apply(&group.moments, 1, true)?;
+        if &moments.dims()[1..] != var.dims() {
+            return Err(Error::tensor(name, format!("{:?}", &moments.dims()[1..]), format!("{:?}", var.dims())));
+        }
+        group.moments = moments;
         group.var = var.clone();
         Ok(())
     }
@@ -225,6 +227,7 @@ impl candle_nn::Optimizer for Adam {
     type Config = AdamConfig;
 
     fn new(vars: Vec<Var>, config: AdamConfig) -> candle_core::Result<Self> {
+        config.settings.validate().map_err(candle_core::Error::wrap)?;
         let groups = vars
             .into_iter()
             .enumerate()

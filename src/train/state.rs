@@ -1,6 +1,6 @@
 //! Saving a training run and going on with it.
 
-use super::{Adam, TrainConfig, Trainer, new_faces, non_finite, training_pixels};
+use super::{Adam, TrainConfig, Trainer, new_faces, non_finite, require_cpu, training_pixels};
 use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Normalization, Sampler, SamplerHeader};
 use crate::foam::{Foam, RefineStatistics, with_values};
@@ -27,6 +27,18 @@ struct Progress {
     num_initial_cells: usize,
     statistics_steps: u64,
     optimizer_count: u64,
+}
+
+impl Progress {
+    fn validate(&self) -> Result<()> {
+        if self.resolution == 0 {
+            return Err(Error::config("header.progress.resolution", "at least 1", "0"));
+        }
+        if !(0.0..=1.0).contains(&self.progress) {
+            return Err(Error::config("header.progress.progress", "0 to 1", self.progress.to_string()));
+        }
+        Ok(())
+    }
 }
 
 impl Trainer {
@@ -98,14 +110,15 @@ impl Trainer {
 
     /// Goes on with a saved run: on the CPU, with the bits that the uninterrupted run would have had.
     ///
-    /// `dataset` is the capture that the run was begun with. `planned` may move the end of the run (its steps and
-    /// time limit are taken); all other settings are those of the checkpoint.
+    /// `dataset` is the capture that the run was begun with; all settings are those of the checkpoint.
     ///
     /// # Errors
     ///
-    /// A file that is none, of another format version, or incomplete; a capture that was normalised differently.
+    /// A file that is none, of another format version, or incomplete; a capture that was normalised differently or has
+    /// images of other sizes; a device other than the CPU.
     pub fn resume(path: impl AsRef<Path>, dataset: Dataset, device: &Device) -> Result<Self> {
         let path = path.as_ref();
+        require_cpu(device)?;
         let checkpoint = Checkpoint::load(path, device)?;
         Self::restore(path, &checkpoint, dataset).map_err(|error| in_file(path, error))
     }
@@ -122,16 +135,25 @@ impl Trainer {
             let expected = format!("that of the capture, {:?}", dataset.normalization);
             return Err(Error::file(path, "header.normalization", expected, format!("{normalization:?}")));
         }
+        let extent: f64 = checkpoint.field(path, "extent")?;
+        if extent != dataset.extent {
+            let expected = format!("that of the capture, {}", dataset.extent);
+            return Err(Error::file(path, "header.extent", expected, extent.to_string()));
+        }
         let progress: Progress = checkpoint.field(path, "progress")?;
+        progress.validate()?;
         let foam = Foam::from_checkpoint(checkpoint, path)?;
         let mut optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         optimizer.restore(&with_prefix(checkpoint, "optim."), progress.optimizer_count)?;
         let header: SamplerHeader = checkpoint.field(path, "sampler")?;
         let sampler = Sampler::from_state(&with_prefix(checkpoint, "sampler."), header)?;
         let pixels = training_pixels(&dataset, progress.resolution)?;
-        if sampler.num_rays() as usize != pixels.len() {
-            let expected = format!("{} rays of the capture", pixels.len());
-            return Err(Error::file(path, "header.sampler", expected, sampler.num_rays().to_string()));
+        let (expected, found) = (pixels.shapes(), sampler.shapes());
+        if found != expected {
+            let differs = |(a, b): (&[u32; 2], &[u32; 2])| a != b;
+            let view = expected.iter().zip(&found).position(differs).unwrap_or(expected.len().min(found.len()));
+            let told = |shapes: &[[u32; 2]]| format!("{} views, view {view} of {:?}", shapes.len(), shapes.get(view));
+            return Err(Error::file(path, "header.sampler", told(&expected), told(&found)));
         }
         let statistics = RefineStatistics {
             gradient: checkpoint.values(path, "refine.gradient")?,
@@ -161,7 +183,7 @@ impl Trainer {
         })
     }
 
-    /// The number of values of each parameter that are not finite.
+    /// Checks that every value of every parameter is finite.
     ///
     /// # Errors
     ///

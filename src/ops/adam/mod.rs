@@ -13,8 +13,8 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use super::Real;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
+use super::{Real, batch};
+use candle_core::{CpuStorage, DType, Error, InplaceOp2, Layout, Result, Tensor, bail};
 
 /// The constants of Adam.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -34,11 +34,31 @@ impl Default for AdamSettings {
     }
 }
 
+impl AdamSettings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Config`] for the first setting that is out of its range.
+    pub fn validate(&self) -> crate::Result<()> {
+        for (field, beta) in [("adam.beta1", self.beta1), ("adam.beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(crate::Error::config(field, "in [0, 1)", beta.to_string()));
+            }
+        }
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return Err(crate::Error::config("adam.eps", "positive", self.eps.to_string()));
+        }
+        Ok(())
+    }
+}
+
 /// Updates `moments` from `grad` and `param` from `moments`, both in place.
 ///
 /// - `param`: f32 or f64 (f32 on CUDA), any shape, contiguous;
 /// - `grad`: the shape and dtype of `param`;
-/// - `moments`: `[2, ..]` with the shape of `param` behind the 2: first and second moment, zero at the start;
+/// - `moments`: `[2, ..]` with the shape of `param` behind the 2, its dtype, contiguous: first and second moment, zero
+///   at the start;
 /// - `rates`: learning rates, repeated along the flattened parameter: one for all, or one per column of its rows;
 /// - `count`: how many updates there have been, this one included (from 1), for the bias correction.
 ///
@@ -46,7 +66,8 @@ impl Default for AdamSettings {
 ///
 /// # Errors
 ///
-/// Shapes or dtypes that do not match; a number of rates that does not divide the size of the parameter; a count of 0.
+/// A shape, dtype, device or layout that does not fit; a number of rates that does not divide the size of the
+/// parameter, or a rate that is not finite; a count of 0; a setting out of its range. Nothing has been written then.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -71,6 +92,21 @@ pub fn adam_step(
     count: u64,
     settings: &AdamSettings,
 ) -> Result<()> {
+    settings.validate().map_err(Error::wrap)?;
+    if !matches!(param.dtype(), DType::F32 | DType::F64) {
+        bail!("adam_step: param: expected f32 or f64, found {:?}", param.dtype());
+    }
+    for (name, tensor) in [("grad", grad), ("moments", moments)] {
+        if tensor.dtype() != param.dtype() {
+            bail!("adam_step: {name}: expected {:?} as the parameter, found {:?}", param.dtype(), tensor.dtype());
+        }
+        if !tensor.device().same_device(param.device()) {
+            let (expected, found) = (param.device(), tensor.device());
+            bail!("adam_step: {name}: expected the device of the parameter, {expected:?}, found {found:?}");
+        }
+    }
+    batch::range("param", param.layout())?;
+    batch::range("moments", moments.layout())?;
     if grad.shape() != param.shape() {
         bail!("adam_step: grad: expected {:?}, found {:?}", param.shape(), grad.shape());
     }
@@ -80,12 +116,15 @@ pub fn adam_step(
     if rates.is_empty() || !param.elem_count().is_multiple_of(rates.len()) {
         bail!("adam_step: rates: expected a divisor of {} elements, found {}", param.elem_count(), rates.len());
     }
+    if let Some(rate) = rates.iter().find(|rate| !rate.is_finite()) {
+        bail!("adam_step: rates: expected finite rates, found {rate}");
+    }
     if count == 0 {
         bail!("adam_step: count: expected at least 1, found 0");
     }
     moments.inplace_op2(&grad.contiguous()?, &UpdateMoments { settings: settings.clone() })?;
-    // 2^31 is far beyond where either correction has become 1.
-    let exponent = count.min(1 << 31) as i32;
+    // The largest exponent is far beyond where either correction has become 1.
+    let exponent = count.min(i32::MAX as u64) as i32;
     let apply = ApplyMoments {
         rates: rates.iter().map(|rate| rate / (1.0 - settings.beta1.powi(exponent))).collect(),
         second_correction: (1.0 - settings.beta2.powi(exponent)).sqrt(),
@@ -100,8 +139,8 @@ struct UpdateMoments {
 
 impl UpdateMoments {
     fn run<T: Real>(&self, moments: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
-        let grad = slice::<T>(grad, l2)?;
-        let moments = slice_mut::<T>(moments, l1)?;
+        let grad = batch::view::<T>("grad", grad, l2)?;
+        let moments = view_mut::<T>("moments", moments, l1)?;
         let (first, second) = moments.split_at_mut(grad.len());
         cpu::update_moments(first, second, grad, &self.settings);
         Ok(())
@@ -141,8 +180,8 @@ struct ApplyMoments {
 
 impl ApplyMoments {
     fn run<T: Real>(&self, param: &mut CpuStorage, l1: &Layout, moments: &CpuStorage, l2: &Layout) -> Result<()> {
-        let param = slice_mut::<T>(param, l1)?;
-        let (first, second) = slice::<T>(moments, l2)?.split_at(param.len());
+        let param = view_mut::<T>("param", param, l1)?;
+        let (first, second) = batch::view::<T>("moments", moments, l2)?.split_at(param.len());
         let rates: Vec<T> = self.rates.iter().map(|&rate| T::of(rate)).collect();
         cpu::apply_moments(param, first, second, &rates, T::of(1.0 / self.second_correction), T::of(self.eps));
         Ok(())
@@ -173,20 +212,12 @@ impl InplaceOp2 for ApplyMoments {
     }
 }
 
-fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
-        None => bail!("adam_step: expected contiguous operands"),
-    }
-}
-
-fn slice_mut<'a, T: Real>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("adam_step: expected contiguous operands");
-    };
+/// The elements of a contiguous tensor of type `T`, to be written.
+fn view_mut<'a, T: Real>(name: &str, storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
+    let range = batch::range(name, layout)?;
     match T::cpu_slice_mut(storage) {
-        Some(values) => Ok(&mut values[start..end]),
-        None => bail!("adam_step: expected {:?}", T::DTYPE),
+        Some(values) => Ok(&mut values[range]),
+        None => bail!("adam_step: {name}: expected {:?}", T::DTYPE),
     }
 }
 

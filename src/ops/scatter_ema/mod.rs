@@ -57,10 +57,11 @@ impl Sum for ScatterStats {
 ///
 /// `map[i] <- decay * map[i] + (1 - decay) * v`, with the arithmetic of the map's dtype; an entry whose sign bit is
 /// set (-0.0 included) takes its first value as it is. NaN and infinite values are skipped and counted, negative
-/// ones enter as 0 and are counted.
+/// ones enter as 0 and are counted. Entries are taken as they are: one that is NaN or infinite already (no update makes
+/// one) does not become finite, unless its sign bit is set; [`ErrorMap`](super::ErrorMap) refuses such a map.
 ///
-/// - `map`: `[N]` f32 or f64 (f32 on CUDA), contiguous (a contiguous part of a larger tensor, as `narrow` gives, is updated where
-///   it lies);
+/// - `map`: `[N]` f32 or f64 (f32 on CUDA), contiguous (a contiguous part of a larger tensor, as `narrow` gives, is
+///   updated where it lies);
 /// - `indices`: `[B]` u32, in any order, duplicates allowed (ascending is fastest; on CUDA others are sorted on the
 ///   host);
 /// - `values`: `[B]` of the map's dtype;

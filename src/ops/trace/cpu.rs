@@ -1,8 +1,8 @@
 //! The CPU body of the trace: the definition of the op.
 //!
-//! Rays are cut into tiles of [`TILE`], and the tiles are dealt to [`LANES`] lanes, whatever the number of threads.
-//! A lane adds the gradients of its tiles in order into rows of its own, and the lanes are summed in order: no
-//! atomics, and the same bits on any number of threads. Memory beyond inputs and outputs: [`LANES`] rows a cell,
+//! Rays are cut into tiles of [`TILE`], and the tiles are dealt to [`ACCUMULATORS`] lanes, whatever the number of
+//! threads. A lane adds the gradients of its tiles in order into rows of its own, and the lanes are summed in order: no
+//! atomics, and the same bits on any number of threads. Memory beyond inputs and outputs: [`ACCUMULATORS`] rows a cell,
 //! and the segments of [`GROUP`] rays a lane, whatever the number of rays.
 
 use super::grad::{GradientRows, HEAD, RayGradient, backward_ray};
@@ -15,15 +15,18 @@ const TILE: usize = 16 * GROUP;
 
 /// Gradient accumulators, and so the most threads that a backward pass can use. Each costs a row per cell to be
 /// cleared and summed; a constant, since it decides the order of the sums.
-const LANES: usize = 4;
+const ACCUMULATORS: usize = 4;
+
+/// Values before the depths in a ray's row of the packed outputs: rgb and opacity.
+pub(crate) const PACKED_HEAD: usize = 4;
 
 /// What the rays saw.
 #[derive(Debug)]
 pub(crate) struct Outputs<T> {
-    /// `[R, 4 + Q]`: rgb, opacity, depth of each quantile.
+    /// `[R, PACKED_HEAD + Q]`: rgb, opacity, depth of each quantile.
     pub packed: Vec<T>,
-    /// `[R]`.
-    pub num_cells: Vec<u32>,
+    /// `[R]`: the cells that each ray entered.
+    pub cells_entered: Vec<u32>,
     /// `[P]`: sum and maximum over the rays of the weight of each cell.
     pub weights: Vec<[T; 2]>,
 }
@@ -80,14 +83,15 @@ macro_rules! multiversion {
 struct Tile<'a, T> {
     first: usize,
     packed: &'a mut [T],
-    num_cells: &'a mut [u32],
+    cells_entered: &'a mut [u32],
 }
 
-/// Deals tiles to lanes: tile `i` goes to lane `i % LANES`, since neighbouring tiles cost about the same.
-fn deal<'a, T>(packed: &'a mut [T], num_cells: &'a mut [u32], width: usize) -> Vec<Vec<Tile<'a, T>>> {
-    let mut lanes: Vec<Vec<_>> = (0..LANES).map(|_| Vec::new()).collect();
-    for (i, (packed, num_cells)) in packed.chunks_mut(TILE * width).zip(num_cells.chunks_mut(TILE)).enumerate() {
-        lanes[i % LANES].push(Tile { first: i * TILE, packed, num_cells });
+/// Deals tiles to lanes: tile `i` goes to lane `i % ACCUMULATORS`, since neighbouring tiles cost about the same.
+fn deal<'a, T>(packed: &'a mut [T], cells_entered: &'a mut [u32], width: usize) -> Vec<Vec<Tile<'a, T>>> {
+    let mut lanes: Vec<Vec<_>> = (0..ACCUMULATORS).map(|_| Vec::new()).collect();
+    for (i, (packed, cells_entered)) in packed.chunks_mut(TILE * width).zip(cells_entered.chunks_mut(TILE)).enumerate()
+    {
+        lanes[i % ACCUMULATORS].push(Tile { first: i * TILE, packed, cells_entered });
     }
     lanes
 }
@@ -99,11 +103,11 @@ pub(crate) fn forward<T: Real>(
     settings: &TraceSettings,
     with_weights: bool,
 ) -> Outputs<T> {
-    let width = HEAD + rays.num_quantiles;
+    let width = PACKED_HEAD + rays.num_quantiles;
     let mut packed = vec![T::zero(); rays.len() * width];
-    let mut num_cells = vec![0; rays.len()];
+    let mut cells_entered = vec![0; rays.len()];
     if with_weights {
-        let lanes: Vec<Vec<[T; 2]>> = deal(&mut packed, &mut num_cells, width)
+        let lanes: Vec<Vec<[T; 2]>> = deal(&mut packed, &mut cells_entered, width)
             .into_par_iter()
             .map(|tiles| {
                 let mut weights = vec![[T::zero(); 2]; scene.faces.sites.len()];
@@ -120,16 +124,16 @@ pub(crate) fn forward<T: Real>(
                 merge_weights(total, weight);
             }
         }
-        return Outputs { packed, num_cells, weights };
+        return Outputs { packed, cells_entered, weights };
     }
-    packed.par_chunks_mut(TILE * width).zip(num_cells.par_chunks_mut(TILE)).enumerate().for_each_init(
+    packed.par_chunks_mut(TILE * width).zip(cells_entered.par_chunks_mut(TILE)).enumerate().for_each_init(
         || vec![Walker::new(rays.num_quantiles); GROUP],
-        |walkers, (i, (packed, num_cells))| {
-            let tile = Tile { first: i * TILE, packed, num_cells };
+        |walkers, (i, (packed, cells_entered))| {
+            let tile = Tile { first: i * TILE, packed, cells_entered };
             forward_tile::<T, false>(scene, rays, settings, walkers, tile, &mut []);
         },
     );
-    Outputs { packed, num_cells, weights: Vec::new() }
+    Outputs { packed, cells_entered, weights: Vec::new() }
 }
 
 multiversion! {
@@ -142,13 +146,13 @@ multiversion! {
         tile: Tile<'_, T>,
         weights: &mut [[T; 2]],
     ) {
-        let width = HEAD + rays.num_quantiles;
-        for (group, (packed, num_cells)) in
-            tile.packed.chunks_mut(GROUP * width).zip(tile.num_cells.chunks_mut(GROUP)).enumerate()
+        let width = PACKED_HEAD + rays.num_quantiles;
+        for (group, (packed, cells_entered)) in
+            tile.packed.chunks_mut(GROUP * width).zip(tile.cells_entered.chunks_mut(GROUP)).enumerate()
         {
-            let walkers = &mut walkers[..num_cells.len()];
+            let walkers = &mut walkers[..cells_entered.len()];
             walk_group::<T, WIDTH, WEIGHTS, AVX2>(scene, rays, settings, tile.first + group * GROUP, walkers);
-            write_outputs(walkers, packed, num_cells, width);
+            write_outputs(walkers, packed, cells_entered, width);
             if WEIGHTS {
                 for segment in walkers.iter().flat_map(|w| &w.segments) {
                     let weight = segment.transmittance * segment.alpha;
@@ -159,12 +163,12 @@ multiversion! {
     }
 }
 
-fn write_outputs<T: Real>(walkers: &[Walker<T>], packed: &mut [T], num_cells: &mut [u32], width: usize) {
-    for ((walker, out), count) in walkers.iter().zip(packed.chunks_exact_mut(width)).zip(num_cells) {
+fn write_outputs<T: Real>(walkers: &[Walker<T>], packed: &mut [T], cells_entered: &mut [u32], width: usize) {
+    for ((walker, out), count) in walkers.iter().zip(packed.chunks_exact_mut(width)).zip(cells_entered) {
         out[..3].copy_from_slice(&walker.rgb);
         out[3] = T::one() - walker.transmittance;
-        out[HEAD..].copy_from_slice(&walker.depth);
-        *count = walker.num_cells;
+        out[PACKED_HEAD..].copy_from_slice(&walker.depth);
+        *count = walker.cells_entered;
     }
 }
 
@@ -180,14 +184,14 @@ pub(crate) fn forward_backward<'g, T: Real, F>(
 where
     F: Fn(usize, &[T]) -> RayGradient<'g, T> + Sync,
 {
-    let num_cells_total = scene.faces.sites.len();
-    let width = HEAD + rays.num_quantiles;
+    let num_cells = scene.faces.sites.len();
+    let width = PACKED_HEAD + rays.num_quantiles;
     let mut packed = vec![T::zero(); rays.len() * width];
-    let mut num_cells = vec![0; rays.len()];
-    let lanes: Vec<GradientRows<T>> = deal(&mut packed, &mut num_cells, width)
+    let mut cells_entered = vec![0; rays.len()];
+    let lanes: Vec<GradientRows<T>> = deal(&mut packed, &mut cells_entered, width)
         .into_par_iter()
         .map(|tiles| {
-            let mut rows = GradientRows::new(num_cells_total, scene.num_coefficients);
+            let mut rows = GradientRows::new(num_cells, scene.num_coefficients);
             let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
             for tile in tiles {
                 backward_tile(scene, rays, settings, &loss_gradient, &mut walkers, tile, &mut rows);
@@ -196,7 +200,7 @@ where
         })
         .collect();
     let (gradients, weights) = sum_lanes(&lanes, num_real, scene.num_coefficients);
-    (Outputs { packed, num_cells, weights }, gradients)
+    (Outputs { packed, cells_entered, weights }, gradients)
 }
 
 multiversion! {
@@ -210,14 +214,14 @@ multiversion! {
         tile: Tile<'_, T>,
         rows: &mut GradientRows<T>,
     ) {
-        let width = HEAD + rays.num_quantiles;
-        for (group, (packed, num_cells)) in
-            tile.packed.chunks_mut(GROUP * width).zip(tile.num_cells.chunks_mut(GROUP)).enumerate()
+        let width = PACKED_HEAD + rays.num_quantiles;
+        for (group, (packed, cells_entered)) in
+            tile.packed.chunks_mut(GROUP * width).zip(tile.cells_entered.chunks_mut(GROUP)).enumerate()
         {
             let first = tile.first + group * GROUP;
-            let walkers = &mut walkers[..num_cells.len()];
+            let walkers = &mut walkers[..cells_entered.len()];
             walk_group::<T, WIDTH, true, AVX2>(scene, rays, settings, first, walkers);
-            write_outputs(walkers, packed, num_cells, width);
+            write_outputs(walkers, packed, cells_entered, width);
             for (i, (walker, out)) in walkers.iter().zip(packed.chunks_exact(width)).enumerate() {
                 let grad = loss_gradient(first + i, out);
                 backward_ray::<T, WIDTH>(scene, settings, rays.quantiles(first + i), walker, &grad, rows);

@@ -94,6 +94,13 @@ impl<T: Real> Faces<T> {
         });
     }
 
+    /// The first cell with a face whose `h` is not finite: of neighbours too far apart to be told where they meet.
+    pub fn first_overflow(&self) -> Option<usize> {
+        let overflows = |planes: &Planes<T>| planes.0[3].iter().any(|h| !h.is_finite());
+        let block = self.planes.par_iter().with_min_len(4096).position_first(overflows)?;
+        Some(self.blocks.partition_point(|&first| first as usize <= block) - 1)
+    }
+
     /// The face by which a ray with direction `d` leaves `cell`, given `r = origin - site`: its distance along the
     /// ray and the cell behind it. `None` in a cell that is unbounded in that direction.
     ///
@@ -159,4 +166,55 @@ pub(crate) fn exit_avx2(faces: &Faces<f32>, cell: usize, r: [f32; 3], d: [f32; 3
     // SAFETY: the array holds eight i32.
     unsafe { _mm256_storeu_si256(blocks.as_mut_ptr().cast(), nearest_block) };
     Some((t, faces.neighbors[range.start + blocks[lane] as usize][lane]))
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::rng::{Rng, Stream};
+
+    /// One cell with `num_faces` faces, on a coarse lattice (where faces tie) or anywhere.
+    fn cell(rng: &Rng, num_faces: usize, lattice: bool) -> Faces<f32> {
+        let coordinate = |u: f32| if lattice { (5.0 * u).floor() - 2.0 } else { 4.0 * u - 2.0 };
+        let points: Vec<f32> =
+            (0..=num_faces as u32).flat_map(|i| rng.uniform4(i).map(coordinate)[..3].to_vec()).collect();
+        let mut offsets = vec![num_faces as u32; num_faces + 2];
+        offsets[0] = 0;
+        let neighbors: Vec<u32> = (1..=num_faces as u32).collect();
+        let mut faces = Faces::new(&offsets, &neighbors);
+        faces.refresh(&points, &vec![0.0; num_faces + 1], &[]);
+        faces
+    }
+
+    #[test]
+    fn vector_and_scalar_code_leave_by_the_same_face() {
+        if !std::arch::is_x86_feature_detected!("avx2") {
+            return;
+        }
+        let (mut met, mut unbounded, mut failures) = (0, 0, Vec::new());
+        for trial in 0..4000 {
+            let (num_faces, lattice) = (1 + trial % 40, trial % 3 > 0);
+            let rng = Rng::new(3, Stream::Synthetic, trial as u64);
+            let faces = cell(&rng, num_faces, lattice);
+            let site = faces.sites[0];
+            let d = match rng.direction(1000) {
+                // Along an axis, where faces of a lattice tie.
+                [x, ..] if trial % 3 == 2 => [x.signum(), 0.0, 0.0],
+                d => d,
+            };
+            let o = rng.uniform4(1001).map(|u| if lattice { (4.0 * u).floor() / 2.0 } else { u });
+            let r = [o[0] - site[0], o[1] - site[1], o[2] - site[2]];
+            let scalar = faces.exit(0, r, d);
+            // SAFETY: the CPU has been found to support AVX2.
+            let vector = unsafe { exit_avx2(&faces, 0, r, d) };
+            let bits = |exit: Option<(f32, u32)>| exit.map(|(t, next)| (t.to_bits(), next));
+            if bits(scalar) != bits(vector) {
+                failures.push(format!("trial {trial}, {num_faces} faces: {scalar:?} and {vector:?}"));
+            }
+            met += usize::from(scalar.is_some());
+            unbounded += usize::from(scalar.is_none());
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(met > 1000 && unbounded > 20, "{met} exits, {unbounded} unbounded");
+    }
 }

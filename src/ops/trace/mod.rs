@@ -17,7 +17,7 @@
 //!
 //! **Differentiable** with respect to points, density and SH coefficients, through rgb, opacity and depth, including
 //! the motion of every face that a ray crosses. **Not differentiable**: with respect to the rays (origins,
-//! directions) and the quantiles; through `contribution` and `num_cells`; and with respect to which cells are
+//! directions) and the quantiles; through `contribution` and `cells_entered`; and with respect to which cells are
 //! neighbours (the adjacency is an input, and the outputs are continuous where it changes).
 
 mod cpu;
@@ -27,10 +27,14 @@ mod walk;
 
 pub use grad::RayGradient;
 
+use super::batch;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
+use candle_core::{
+    CpuStorage, CustomOp3, DType, Error, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp,
+};
+use cpu::PACKED_HEAD;
 use faces::Faces;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use walk::{Rays, Scene};
 
 /// f32 or f64: the CPU bodies of the differentiable ops are generic over both, so that gradients can be checked in
@@ -124,19 +128,19 @@ impl TraceSettings {
     ///
     /// # Errors
     ///
-    /// The first setting that is out of its range.
-    pub fn validate(&self) -> Result<()> {
-        for (name, value, most) in [
-            ("transmittance_threshold", self.transmittance_threshold, 1.0),
-            ("density_threshold", self.density_threshold, f64::INFINITY),
-            ("grazing_cosine", self.grazing_cosine, 1.0),
+    /// [`crate::Error::Config`] for the first setting that is out of its range.
+    pub fn validate(&self) -> crate::Result<()> {
+        for (field, value, most) in [
+            ("trace.transmittance_threshold", self.transmittance_threshold, 1.0),
+            ("trace.density_threshold", self.density_threshold, f64::INFINITY),
+            ("trace.grazing_cosine", self.grazing_cosine, 1.0),
         ] {
             if !(value >= 0.0 && value < most) {
-                bail!("trace settings: {name}: expected in [0, {most}), found {value}");
+                return Err(crate::Error::config(field, format!("in [0, {most})"), value.to_string()));
             }
         }
         if self.max_cells == 0 {
-            bail!("trace settings: max_cells: expected at least 1, found 0");
+            return Err(crate::Error::config("trace.max_cells", "at least 1", "0"));
         }
         Ok(())
     }
@@ -147,7 +151,7 @@ impl TraceSettings {
 pub struct TraceInputs {
     /// `[R, 3]`, the dtype of the points, scene units.
     pub origins: Tensor,
-    /// `[R, 3]`, unit length.
+    /// `[R, 3]`, unit length (to 1e-3).
     pub directions: Tensor,
     /// `[R]` u32: the cell that holds each origin ([`crate::geometry::nearest_cell`]).
     pub start_cells: Tensor,
@@ -170,8 +174,8 @@ pub struct Traced {
     pub depth: Option<Tensor>,
     /// `[P]`: the sum over the rays of the weight `w` of each cell. Not differentiable.
     pub contribution: Tensor,
-    /// `[R]` u32: the cells that each ray entered. Not differentiable.
-    pub num_cells: Tensor,
+    /// `[R]` u32: how many cells each ray entered. Not differentiable.
+    pub cells_entered: Tensor,
 }
 
 /// Traces rays through a foam; see the [module](self) for the formulas.
@@ -181,12 +185,16 @@ pub struct Traced {
 /// - `sh`: `[P, K, 3]`, K = 1, 4, 9 or 16 coefficients of [`crate::sh::basis`] for red, green and blue.
 ///
 /// The backward pass walks the rays again rather than keep their segments, so that memory does not grow with the
-/// number of cells a ray crosses.
+/// number of cells a ray crosses. It runs on four threads at most, since it adds gradients up in four accumulators
+/// whatever the number of threads, which makes its result the same for any; the forward pass, which sums contributions
+/// in the same way, too.
 ///
 /// # Errors
 ///
-/// A wrong shape, dtype or device; a start cell or neighbour outside `0..P`; offsets that do not ascend; a quantile
-/// outside (0, 1) or out of order; a negative density; a point, density, origin or direction that is not finite.
+/// A wrong shape or dtype, or a tensor on another device than the points; a start cell or neighbour outside `0..P`;
+/// offsets that do not ascend; a quantile outside (0, 1) or out of order; a negative density; a point, density, origin
+/// or direction that is not finite; a direction that is not of unit length; neighbours so far apart that the square of
+/// their distance overflows.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -220,11 +228,11 @@ pub fn trace_rays(
     inputs: &TraceInputs,
     settings: &TraceSettings,
 ) -> Result<Traced> {
-    settings.validate()?;
-    let (num_cells, three) = points.dims2()?;
-    if three != 3 {
-        bail!("trace_rays: points: expected [P, 3], found {:?}", points.shape());
-    }
+    settings.validate().map_err(Error::wrap)?;
+    let num_cells = match points.dims() {
+        &[num_cells, 3] if matches!(points.dtype(), DType::F32 | DType::F64) => num_cells,
+        dims => bail!("trace_rays: points: expected F32 or F64 [P, 3], found {:?} {dims:?}", points.dtype()),
+    };
     if density.dims() != [num_cells] {
         bail!("trace_rays: density: expected [{num_cells}], found {:?}", density.shape());
     }
@@ -232,7 +240,10 @@ pub fn trace_rays(
         &[p, k, 3] if p == num_cells && crate::sh::degree_of(k).is_some() => k,
         _ => bail!("trace_rays: sh: expected [{num_cells}, 1 | 4 | 9 | 16, 3], found {:?}", sh.shape()),
     };
-    let num_rays = inputs.start_cells.dims1()?;
+    batch::check_vector::<u32>("start_cells", &inputs.start_cells, None)?;
+    batch::check_vector::<u32>("offsets", &inputs.offsets, Some(num_cells + 1))?;
+    batch::check_vector::<u32>("neighbors", &inputs.neighbors, None)?;
+    let num_rays = inputs.start_cells.elem_count();
     for (name, tensor) in [("origins", &inputs.origins), ("directions", &inputs.directions)] {
         if tensor.dims() != [num_rays, 3] {
             bail!("trace_rays: {name}: expected [{num_rays}, 3], found {:?}", tensor.shape());
@@ -245,19 +256,22 @@ pub fn trace_rays(
         },
         None => 0,
     };
-    if inputs.offsets.dims() != [num_cells + 1] {
-        bail!("trace_rays: offsets: expected [{}], found {:?}", num_cells + 1, inputs.offsets.shape());
-    }
-    for (name, tensor) in
-        [("density", density), ("sh", sh), ("origins", &inputs.origins), ("directions", &inputs.directions)]
-            .into_iter()
-            .chain(inputs.quantiles.as_ref().map(|q| ("quantiles", q)))
-    {
+    let floats = [("density", density), ("sh", sh), ("origins", &inputs.origins), ("directions", &inputs.directions)];
+    let floats = || floats.into_iter().chain(inputs.quantiles.as_ref().map(|q| ("quantiles", q)));
+    for (name, tensor) in floats() {
         if tensor.dtype() != points.dtype() {
             bail!("trace_rays: {name}: expected dtype {:?} of the points, found {:?}", points.dtype(), tensor.dtype());
         }
     }
-    let side = Arc::new(Mutex::new(None));
+    let indices =
+        [("start_cells", &inputs.start_cells), ("offsets", &inputs.offsets), ("neighbors", &inputs.neighbors)];
+    for (name, tensor) in floats().chain(indices) {
+        if !tensor.device().same_device(points.device()) {
+            let (expected, found) = (points.device(), tensor.device());
+            bail!("trace_rays: {name}: expected the device of the points, {expected:?}, found {found:?}");
+        }
+    }
+    let side = SideOutputs::default();
     let op = TraceRays {
         inputs: inputs.clone(),
         settings: settings.clone(),
@@ -266,20 +280,20 @@ pub fn trace_rays(
         side: side.clone(),
     };
     let packed = points.contiguous()?.apply_op3(&density.contiguous()?, &sh.contiguous()?, op)?;
-    let Some((contribution, num_cells)) = side.lock().ok().and_then(|mut slot| slot.take()) else {
+    let Some((contribution, cells_entered)) = side.get().cloned() else {
         bail!("trace_rays: the forward pass left no statistics")
     };
     Ok(Traced {
         rgb: packed.narrow(1, 0, 3)?,
         opacity: packed.narrow(1, 3, 1)?.squeeze(1)?,
-        depth: if num_quantiles > 0 { Some(packed.narrow(1, 4, num_quantiles)?) } else { None },
+        depth: if num_quantiles > 0 { Some(packed.narrow(1, PACKED_HEAD, num_quantiles)?) } else { None },
         contribution,
-        num_cells,
+        cells_entered,
     })
 }
 
 /// The outputs that carry no gradient, handed past Candle's one tensor per op.
-type SideOutputs = Arc<Mutex<Option<(Tensor, Tensor)>>>;
+type SideOutputs = Arc<OnceLock<(Tensor, Tensor)>>;
 
 struct TraceRays {
     inputs: TraceInputs,
@@ -289,7 +303,7 @@ struct TraceRays {
     side: SideOutputs,
 }
 
-/// Host copies or views of the inputs that the body reads.
+/// The inputs as the bodies read them, checked: copies on the host, and the faces where the points are now.
 struct Host<T> {
     origins: Vec<T>,
     directions: Vec<T>,
@@ -318,6 +332,7 @@ impl TraceRays {
                 bail!("trace_rays: {name}: expected finite values, found {} in row {}", values[i], i / 3);
             }
         }
+        check_unit_length(&directions)?;
         let quantiles = self.inputs.quantiles.as_ref().map_or(Ok(Vec::new()), flat)?;
         for row in quantiles.chunks(self.num_quantiles.max(1)) {
             let inside = row.iter().all(|&q| q > T::zero() && q < T::one());
@@ -327,6 +342,11 @@ impl TraceRays {
         }
         let mut faces = Faces::new(&offsets, &neighbors);
         faces.refresh(points, density, &[]);
+        if let Some(cell) = faces.first_overflow() {
+            bail!(
+                "trace_rays: points: expected neighbours whose squared distance is finite, found others at cell {cell}"
+            );
+        }
         Ok(Host { origins, directions, start_cells, quantiles, faces })
     }
 
@@ -347,14 +367,15 @@ impl TraceRays {
         let host = self.host(points, density)?;
         let (scene, rays) = self.scene(&host, sh);
         let outputs = cpu::forward(&scene, &rays, &self.settings, true);
-        let (num_rays, width) = (rays.len(), 4 + self.num_quantiles);
+        let (num_rays, width) = (rays.len(), PACKED_HEAD + self.num_quantiles);
         let tensor = |storage, len: usize| Tensor::from_storage(Storage::Cpu(storage), len, BackpropOp::none(), false);
         let contribution: Vec<T> = outputs.weights.iter().map(|w| w[0]).collect();
-        if let Ok(mut slot) = self.side.lock() {
-            *slot = Some((
-                tensor(T::to_cpu_storage_owned(contribution), density.len()),
-                tensor(CpuStorage::U32(outputs.num_cells), num_rays),
-            ));
+        let side = (
+            tensor(T::to_cpu_storage_owned(contribution), density.len()),
+            tensor(CpuStorage::U32(outputs.cells_entered), num_rays),
+        );
+        if self.side.set(side).is_err() {
+            bail!("trace_rays: the forward pass of one call ran twice");
         }
         Ok((T::to_cpu_storage_owned(outputs.packed), Shape::from((num_rays, width))))
     }
@@ -365,10 +386,15 @@ impl TraceRays {
         let grad = flat(&grad.contiguous()?)?;
         let host = self.host(&points_host, &density_host)?;
         let (scene, rays) = self.scene(&host, &sh_host);
-        let width = 4 + self.num_quantiles;
+        let width = PACKED_HEAD + self.num_quantiles;
         let (_, gradients) = cpu::forward_backward(&scene, &rays, &self.settings, density_host.len(), |ray, _| {
             let row = &grad[ray * width..(ray + 1) * width];
-            RayGradient { rgb: [row[0], row[1], row[2]], opacity: row[3], depth: &row[4..], depth_scale: T::one() }
+            RayGradient {
+                rgb: [row[0], row[1], row[2]],
+                opacity: row[3],
+                depth: &row[PACKED_HEAD..],
+                depth_scale: T::one(),
+            }
         });
         let device = points.device();
         Ok([
@@ -377,6 +403,19 @@ impl TraceRays {
             Tensor::from_vec(gradients.sh, sh.shape(), device)?,
         ])
     }
+}
+
+/// Checks that directions (`[R, 3]`) have unit length.
+fn check_unit_length<T: Real>(directions: &[T]) -> Result<()> {
+    /// Rounding leaves far less; a direction that was not normalised at all is off by more.
+    const TOLERANCE: f64 = 1e-3;
+    let length = |d: &[T; 3]| (d[0] * d[0] + d[1] * d[1] + d[2] * d[2]).sqrt();
+    let (rows, _) = directions.as_chunks::<3>();
+    let is_off = |d: &[T; 3]| (length(d) - T::one()).abs() > T::of(TOLERANCE);
+    if let Some(ray) = rows.iter().position(is_off) {
+        bail!("trace_rays: directions: expected unit length, found {} at ray {ray}", length(&rows[ray]));
+    }
+    Ok(())
 }
 
 /// Checks that a CSR adjacency can be walked.
@@ -408,14 +447,14 @@ impl CustomOp3 for TraceRays {
     ) -> Result<(CpuStorage, Shape)> {
         match points {
             CpuStorage::F32(_) => self.forward::<f32>(
-                slice(points, points_layout)?,
-                slice(density, density_layout)?,
-                slice(sh, sh_layout)?,
+                batch::view("points", points, points_layout)?,
+                batch::view("density", density, density_layout)?,
+                batch::view("sh", sh, sh_layout)?,
             ),
             CpuStorage::F64(_) => self.forward::<f64>(
-                slice(points, points_layout)?,
-                slice(density, density_layout)?,
-                slice(sh, sh_layout)?,
+                batch::view("points", points, points_layout)?,
+                batch::view("density", density, density_layout)?,
+                batch::view("sh", sh, sh_layout)?,
             ),
             other => bail!("trace_rays: points: expected f32 or f64, found {:?}", other.dtype()),
         }
@@ -430,18 +469,10 @@ impl CustomOp3 for TraceRays {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [points, density, sh] = match points.dtype() {
-            candle_core::DType::F64 => self.backward::<f64>(points, density, sh, grad)?,
+            DType::F64 => self.backward::<f64>(points, density, sh, grad)?,
             _ => self.backward::<f32>(points, density, sh, grad)?,
         };
         Ok((Some(points), Some(density), Some(sh)))
-    }
-}
-
-/// The values of a contiguous CPU operand.
-fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
-        None => bail!("trace_rays: expected contiguous operands"),
     }
 }
 
@@ -449,7 +480,7 @@ fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 /// segments of a ray are then used while they are in cache, and the rays walked once instead of twice.
 pub(crate) mod fused {
     pub(crate) use super::check_adjacency;
-    pub(crate) use super::cpu::{forward, forward_backward};
+    pub(crate) use super::cpu::{PACKED_HEAD, forward, forward_backward};
     pub(crate) use super::faces::Faces;
     pub(crate) use super::walk::{Rays, Scene};
 }

@@ -78,7 +78,7 @@ pub(crate) struct Walker<T> {
     pub t: T,
     pub transmittance: T,
     pub rgb: [T; 3],
-    pub num_cells: u32,
+    pub cells_entered: u32,
     pub segments: Vec<Segment<T>>,
     /// Distance of each quantile reached so far, [`NOT_REACHED`] for the others.
     pub depth: Vec<T>,
@@ -96,7 +96,7 @@ impl<T: Real> Walker<T> {
             t: T::zero(),
             transmittance: T::one(),
             rgb: [T::zero(); 3],
-            num_cells: 0,
+            cells_entered: 0,
             segments: Vec::new(),
             depth: vec![T::of(NOT_REACHED); num_quantiles],
             reached: 0,
@@ -115,7 +115,7 @@ impl<T: Real> Walker<T> {
         self.t = T::zero();
         self.transmittance = T::one();
         self.rgb = [T::zero(); 3];
-        self.num_cells = 0;
+        self.cells_entered = 0;
         self.segments.clear();
         self.depth.fill(T::of(NOT_REACHED));
         self.reached = 0;
@@ -162,7 +162,7 @@ pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const 
             let cell = walker.cell as usize;
             let site = faces.sites[cell];
             let r = [walker.origin[0] - site[0], walker.origin[1] - site[1], walker.origin[2] - site[2]];
-            walker.num_cells += 1;
+            walker.cells_entered += 1;
             let exit = if AVX2 {
                 // SAFETY: AVX2 is set only where the CPU has it.
                 unsafe { T::exit_avx2(faces, cell, r, walker.direction) }
@@ -215,7 +215,7 @@ pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const 
                 walker.t = t_exit;
             }
             walker.cell = next;
-            if walker.transmittance <= min_transmittance || walker.num_cells >= settings.max_cells {
+            if walker.transmittance <= min_transmittance || walker.cells_entered >= settings.max_cells {
                 walker.done = true;
                 live -= 1;
             }
