@@ -36,3 +36,8 @@ pub mod sh;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The README's code runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

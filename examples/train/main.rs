@@ -5,26 +5,27 @@
 //! cargo run --release --example train -- path/to/capture --time-limit 120
 //! ```
 
+mod args;
+mod capture;
+#[path = "../support/mod.rs"]
 mod support;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use args::{Args, RunConfig, apply};
 use candle_core::Device;
-use candle_radfoam::data::synthetic::{SyntheticOptions, is_capture_of, write_capture};
-use candle_radfoam::data::{Dataset, LoadOptions, Resize, Strategy, TestViews, load_with_progress};
-use candle_radfoam::train::{Background, Evaluation, StepStats, TrainConfig, Trainer, ViewScore};
-use clap::{Parser, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use candle_radfoam::data::Strategy;
+use candle_radfoam::train::{Evaluation, StepStats, Trainer, ViewScore};
+use capture::{bar, load, run_folder, synthetic_capture};
+use clap::Parser;
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RESULT, RunHeader, file_stems, parse_size};
-use support::folder::{Existing, JsonLines, RunFolder, write_json, write_text};
+use std::path::Path;
+use std::time::Instant;
+use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RESULT, RunHeader, file_stems};
+use support::folder::{JsonLines, RunFolder, write_json, write_text};
 use support::{picture, plot};
 
-/// Training seconds of a run for which neither steps nor a time limit is given.
-const DEFAULT_SECONDS: f64 = 60.0;
 /// Looks at the test views before the end, evenly over the run; each costs time that is not counted.
 const LOOKS: u32 = 8;
 /// Pixels rendered at most for such a look; the last one renders every test view.
@@ -37,97 +38,6 @@ const PICTURES: usize = 16;
 const SHEET: usize = 4;
 /// Error maps are enlarged for their picture up to about this width in pixels.
 const MAP_WIDTH: u32 = 640;
-/// SSIM looks through a window of this side in pixels.
-const SMALLEST_IMAGE: u32 = 11;
-
-/// Trains a radiance foam and leaves a folder with checkpoint, pictures, plots and result.json.
-#[derive(Debug, Parser)]
-struct Args {
-    /// Folder of the capture (Blender, instant-ngp, nerfstudio or COLMAP); without one, a synthetic capture is made.
-    /// With --resume: where the run's capture is now.
-    capture: Option<PathBuf>,
-    /// Folder for the results [default: runs/NAME, with a number if that is taken].
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Steps to plan the run for.
-    #[arg(long)]
-    steps: Option<u64>,
-    /// Stop after this step, as if interrupted: the schedules stay those of the whole run.
-    #[arg(long)]
-    stop_after: Option<u64>,
-    /// Seconds of training to plan the run for [default: 60, unless --steps is given].
-    #[arg(long)]
-    time_limit: Option<f64>,
-    /// Rays a step.
-    #[arg(long)]
-    rays_per_batch: Option<usize>,
-    /// Cells to grow to [default: with a time limit and without --config, by the seconds planned for and the threads;
-    /// else what --config says, or 40000].
-    #[arg(long)]
-    max_cells: Option<usize>,
-    /// Degree of the spherical harmonics of a cell's colour, 0 to 3.
-    #[arg(long)]
-    sh_degree: Option<usize>,
-    /// Reduce the images by this factor.
-    #[arg(long, conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..))]
-    downsample: Option<u32>,
-    /// Reduce the images to WIDTHxHEIGHT.
-    #[arg(long, value_parser = parse_size)]
-    size: Option<(u32, u32)>,
-    /// Views held out: every:N[:OFFSET] by name, or NAME,.. [default: the capture's own split, else every 8th].
-    #[arg(long)]
-    test_views: Option<TestViews>,
-    /// How rays are drawn.
-    #[arg(long)]
-    sampling: Option<Sampling>,
-    /// What is behind the scene: white, black or random [default: white for images with alpha, else random].
-    #[arg(long)]
-    background: Option<Background>,
-    /// Seed of everything random.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Threads [default: one a core].
-    #[arg(long)]
-    threads: Option<usize>,
-    /// cpu, or cuda:N.
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Settings as a run leaves them in config.toml; flags take precedence.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// Go on with the run in this folder, with the settings that it was begun with.
-    #[arg(long, conflicts_with_all = [
-        "config", "out", "steps", "time_limit", "rays_per_batch", "max_cells", "sh_degree", "downsample", "size",
-        "test_views", "sampling", "background", "seed",
-    ])]
-    resume: Option<PathBuf>,
-    /// Plain lines instead of a progress bar.
-    #[arg(long)]
-    quiet: bool,
-}
-
-/// How rays are drawn.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Sampling {
-    /// Uniformly, without an error map.
-    None,
-    /// Uniformly, with an error map kept for looking at.
-    Uniform,
-    /// In proportion to the error map.
-    ErrorWeighted,
-}
-
-/// What config.toml holds: where the pixels came from, and how they were trained on.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RunConfig {
-    /// Absolute; none for the synthetic capture.
-    capture: Option<PathBuf>,
-    resize: String,
-    test_views: String,
-    train: TrainConfig,
-}
-
 /// What the clocks said at a checkpoint; beside it, for no two runs agree on them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Clock {
@@ -231,7 +141,7 @@ impl Run {
         }
         // What is wrong with the settings should show before any work is done, or a folder made.
         config.train.validate()?;
-        let folder = run_folder(args, config.capture.as_deref())?;
+        let folder = run_folder(args.out.as_deref(), config.capture.as_deref())?;
         let capture = match &config.capture {
             Some(capture) => capture.clone(),
             None => synthetic_capture(&folder, args.quiet)?,
@@ -543,157 +453,4 @@ impl Run {
         let pictures = maps.iter().map(picture).collect::<Result<Vec<_>>>()?;
         picture::save(&self.folder.file("error_map.png")?, &picture::sheet(&pictures, 4)?)
     }
-}
-
-/// Puts the flags into the configuration, and fills in what neither says.
-fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
-    let train = &mut config.train;
-    if args.steps.is_some() || args.time_limit.is_some() {
-        (train.steps, train.time_limit) = (args.steps, args.time_limit);
-    } else if train.steps.is_none() && train.time_limit.is_none() {
-        train.time_limit = Some(DEFAULT_SECONDS);
-    }
-    if let Some(rays) = args.rays_per_batch {
-        train.sampler.batch_size = rays;
-    }
-    if let Some(max_cells) = args.max_cells {
-        train.refine.max_cells = max_cells;
-    } else if args.config.is_none()
-        && let Some(seconds) = train.time_limit
-    {
-        let threads = rayon::current_num_threads() as f64;
-        train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
-    }
-    if let Some(degree) = args.sh_degree {
-        train.sh_degree = degree;
-    }
-    if let Some(sampling) = args.sampling {
-        train.sampler.strategy = match sampling {
-            Sampling::None => Strategy::None,
-            Sampling::Uniform => Strategy::Uniform,
-            Sampling::ErrorWeighted => Strategy::ErrorWeighted,
-        };
-    }
-    if let Some(background) = args.background {
-        train.background = Some(background);
-    }
-    if let Some(seed) = args.seed {
-        train.seed = seed;
-    }
-    let parse = |text: &str| if text.is_empty() { None } else { Some(text.to_string()) };
-    let resize = match (args.downsample, args.size, parse(&config.resize)) {
-        (Some(factor), ..) => Resize::Downsample(factor),
-        (_, Some((width, height)), _) => Resize::Size { width, height },
-        (.., Some(text)) => text.parse()?,
-        _ => Resize::default(),
-    };
-    let test_views = match (&args.test_views, parse(&config.test_views)) {
-        (Some(views), _) => views.clone(),
-        (None, Some(text)) => text.parse()?,
-        _ => TestViews::default(),
-    };
-    (config.resize, config.test_views) = (resize.to_string(), test_views.to_string());
-    Ok(LoadOptions { resize, test_views })
-}
-
-fn split(path: &Path) -> Result<(&Path, &str)> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.with_context(|| format!("--out: expected a folder's name, found {}", path.display()))?;
-    Ok((path.parent().unwrap_or(Path::new("")), name))
-}
-
-/// `--out`, or a folder under runs named after the capture.
-fn run_folder(args: &Args, capture: Option<&Path>) -> Result<RunFolder> {
-    match &args.out {
-        Some(out) => {
-            let (root, name) = split(out)?;
-            RunFolder::create(root, name, Existing::Refuse)
-        }
-        None => {
-            let name = capture.and_then(|c| c.file_name()).map_or("synthetic".into(), |n| n.to_string_lossy());
-            RunFolder::create(Path::new("runs"), name.trim_start_matches('.'), Existing::Number)
-        }
-    }
-}
-
-/// The synthetic capture beside the run, made if it is not there yet.
-fn synthetic_capture(folder: &RunFolder, quiet: bool) -> Result<PathBuf> {
-    let options = SyntheticOptions::default();
-    let path = folder.path().parent().unwrap_or(Path::new("")).join("synthetic-capture");
-    if is_capture_of(&path, &options) {
-        println!("synthetic capture in {}", path.display());
-        return Ok(path);
-    }
-    println!("no capture given: making a synthetic one in {}", path.display());
-    let bar = counting_bar("views", quiet);
-    write_capture(&path, &options, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    Ok(path)
-}
-
-/// Loads the capture, says what is in it, and stops where it could not be scored in the end.
-fn load(capture: &Path, options: &LoadOptions, quiet: bool) -> Result<Dataset> {
-    let bar = counting_bar("images", quiet);
-    let dataset = load_with_progress(capture, options, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    describe(&dataset);
-    for view in &dataset.test {
-        let (width, height) = (view.camera.width, view.camera.height);
-        ensure!(
-            width.min(height) >= SMALLEST_IMAGE,
-            "test view {} has {width}x{height} pixels, and SSIM needs {SMALLEST_IMAGE} a side",
-            view.name
-        );
-    }
-    if dataset.test.is_empty() {
-        println!("warning: no test views, so nothing will be scored");
-    }
-    Ok(dataset)
-}
-
-fn describe(dataset: &Dataset) {
-    let size = dataset.train.first().map_or((0, 0), |view| (view.camera.width, view.camera.height));
-    println!(
-        "{}: {} training views, {} test views, {}x{}{}{}",
-        dataset.layout,
-        dataset.train.len(),
-        dataset.test.len(),
-        size.0,
-        size.1,
-        if dataset.has_alpha { ", alpha" } else { "" },
-        dataset.point_cloud.as_ref().map_or(String::new(), |cloud| format!(", {} points", cloud.points.len())),
-    );
-    for skipped in &dataset.skipped {
-        println!("skipped {}: {}", skipped.name, skipped.reason);
-    }
-}
-
-fn counting_bar(what: &str, quiet: bool) -> ProgressBar {
-    if !shows_bars(quiet) {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {what}"));
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Whether somebody would see a bar move; a log of the output has plain lines.
-fn shows_bars(quiet: bool) -> bool {
-    !quiet && std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
-}
-
-/// The progress bar of the training.
-fn bar(quiet: bool) -> Option<ProgressBar> {
-    if !shows_bars(quiet) {
-        return None;
-    }
-    let style = ProgressStyle::with_template("{bar:30} {percent}% {msg}");
-    let bar = ProgressBar::new(1000).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    Some(bar)
 }

@@ -1,0 +1,151 @@
+//! What `train` can be told, by flags and by a file.
+
+use crate::support::checkpoint::parse_size;
+use anyhow::Result;
+use candle_radfoam::data::{LoadOptions, Resize, Strategy, TestViews};
+use candle_radfoam::train::{Background, TrainConfig};
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Training seconds of a run for which neither steps nor a time limit is given.
+const DEFAULT_SECONDS: f64 = 60.0;
+
+/// Trains a radiance foam and leaves a folder with checkpoint, pictures, plots and result.json.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// Folder of the capture (Blender, instant-ngp, nerfstudio or COLMAP); without one, a synthetic capture is made.
+    /// With --resume: where the run's capture is now.
+    pub capture: Option<PathBuf>,
+    /// Folder for the results [default: runs/NAME, with a number if that is taken].
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Steps to plan the run for.
+    #[arg(long)]
+    pub steps: Option<u64>,
+    /// Stop after this step, as if interrupted: the schedules stay those of the whole run.
+    #[arg(long)]
+    pub stop_after: Option<u64>,
+    /// Seconds of training to plan the run for [default: 60, unless --steps is given].
+    #[arg(long)]
+    pub time_limit: Option<f64>,
+    /// Rays a step.
+    #[arg(long)]
+    pub rays_per_batch: Option<usize>,
+    /// Cells to grow to [default: with a time limit and without --config, by the seconds planned for and the threads;
+    /// else what --config says, or 40000].
+    #[arg(long)]
+    pub max_cells: Option<usize>,
+    /// Degree of the spherical harmonics of a cell's colour, 0 to 3.
+    #[arg(long)]
+    pub sh_degree: Option<usize>,
+    /// Reduce the images by this factor.
+    #[arg(long, conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..))]
+    pub downsample: Option<u32>,
+    /// Reduce the images to WIDTHxHEIGHT.
+    #[arg(long, value_parser = parse_size)]
+    pub size: Option<(u32, u32)>,
+    /// Views held out: every:N[:OFFSET] by name, or NAME,.. [default: the capture's own split, else every 8th].
+    #[arg(long)]
+    pub test_views: Option<TestViews>,
+    /// How rays are drawn.
+    #[arg(long)]
+    pub sampling: Option<Sampling>,
+    /// What is behind the scene: white, black or random [default: white for images with alpha, else random].
+    #[arg(long)]
+    pub background: Option<Background>,
+    /// Seed of everything random.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Threads [default: one a core].
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// cpu, or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Settings as a run leaves them in config.toml; flags take precedence.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// Go on with the run in this folder, with the settings that it was begun with.
+    #[arg(long, conflicts_with_all = [
+        "config", "out", "steps", "time_limit", "rays_per_batch", "max_cells", "sh_degree", "downsample", "size",
+        "test_views", "sampling", "background", "seed",
+    ])]
+    pub resume: Option<PathBuf>,
+    /// Plain lines instead of a progress bar.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// How rays are drawn.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Sampling {
+    /// Uniformly, without an error map.
+    None,
+    /// Uniformly, with an error map kept for looking at.
+    Uniform,
+    /// In proportion to the error map.
+    ErrorWeighted,
+}
+
+/// What config.toml holds: where the pixels came from, and how they were trained on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Absolute; none for the synthetic capture.
+    pub capture: Option<PathBuf>,
+    pub resize: String,
+    pub test_views: String,
+    pub train: TrainConfig,
+}
+
+/// Puts the flags into the configuration, and fills in what neither says.
+pub fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
+    let train = &mut config.train;
+    if args.steps.is_some() || args.time_limit.is_some() {
+        (train.steps, train.time_limit) = (args.steps, args.time_limit);
+    } else if train.steps.is_none() && train.time_limit.is_none() {
+        train.time_limit = Some(DEFAULT_SECONDS);
+    }
+    if let Some(rays) = args.rays_per_batch {
+        train.sampler.batch_size = rays;
+    }
+    if let Some(max_cells) = args.max_cells {
+        train.refine.max_cells = max_cells;
+    } else if args.config.is_none()
+        && let Some(seconds) = train.time_limit
+    {
+        let threads = rayon::current_num_threads() as f64;
+        train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
+    }
+    if let Some(degree) = args.sh_degree {
+        train.sh_degree = degree;
+    }
+    if let Some(sampling) = args.sampling {
+        train.sampler.strategy = match sampling {
+            Sampling::None => Strategy::None,
+            Sampling::Uniform => Strategy::Uniform,
+            Sampling::ErrorWeighted => Strategy::ErrorWeighted,
+        };
+    }
+    if let Some(background) = args.background {
+        train.background = Some(background);
+    }
+    if let Some(seed) = args.seed {
+        train.seed = seed;
+    }
+    let parse = |text: &str| if text.is_empty() { None } else { Some(text.to_string()) };
+    let resize = match (args.downsample, args.size, parse(&config.resize)) {
+        (Some(factor), ..) => Resize::Downsample(factor),
+        (_, Some((width, height)), _) => Resize::Size { width, height },
+        (.., Some(text)) => text.parse()?,
+        _ => Resize::default(),
+    };
+    let test_views = match (&args.test_views, parse(&config.test_views)) {
+        (Some(views), _) => views.clone(),
+        (None, Some(text)) => text.parse()?,
+        _ => TestViews::default(),
+    };
+    (config.resize, config.test_views) = (resize.to_string(), test_views.to_string());
+    Ok(LoadOptions { resize, test_views })
+}
