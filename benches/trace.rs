@@ -1,7 +1,8 @@
 //! How fast are rays? Forward, and forward with backward, through a foam of 50,000 cells, in rays and cells a second.
 //!
-//! The floor: a cell's faces are two to three blocks of 128 bytes with 32 bytes of neighbours, so that a core that
-//! reads 20 GB/s from its third-level cache enters at most about 50 million cells a second.
+//! The floor: a cell's faces are two to three blocks of 128 bytes with 32 bytes of neighbours, about 400 bytes a cell.
+//! Were they read from memory at 18 GB/s a core, that would allow 45 million cells a second; a bandwidth assumed from
+//! a similar machine, not measured by this bench, and caches may exceed it.
 
 use candle_core::{Device, Tensor};
 use candle_radfoam::foam::{Foam, InitConfig, initial_cells};

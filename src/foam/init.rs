@@ -28,7 +28,7 @@ pub struct InitConfig {
     /// Raw density of those, and of the random cells near a camera.
     pub outer_raw_density: f32,
     /// A random cell starts nearly empty if it is nearer to a camera than this share of the camera's distance to the
-    /// origin: fog there is seen by few cameras, and stays.
+    /// origin: fog there is seen by few cameras. Its effect has not been separated from the spread between seeds.
     pub camera_clearance: f32,
     /// Median radius of the shells around a cloud, in extents.
     pub shell_radius: f32,
