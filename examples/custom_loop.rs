@@ -58,11 +58,7 @@ fn main() -> Result<()> {
         let color = ((difference.sqr()? + 1e-6)?.sqrt()?).mean(1)?;
         let opacity = (traced.opacity - batch.rgba.narrow(1, 3, 1)?.squeeze(1)?)?.sqr()?;
         // Hard rays are drawn more often; the weights make the mean that of all rays again.
-        let mut weights = draw.importance(1.0)?;
-        if let Some(valid) = &batch.weights {
-            weights = (weights * valid)?;
-        }
-        let loss = ((color + (opacity * 0.1)?)? * weights)?.mean_all()?;
+        let loss = ((color + (opacity * 0.1)?)? * draw.importance(1.0)?)?.mean_all()?;
 
         let grads = loss.backward()?;
         points_optimizer.step(&grads)?;

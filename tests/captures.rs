@@ -764,7 +764,7 @@ fn flat_indices() {
     // Sorted, reversed and repeated indices give the same rows, over several tasks.
     let many: Vec<u32> = (0..6000).map(|i| i * 7 % 23).collect();
     let batch = pixels.batch(&many).unwrap();
-    assert!(batch.weights.is_none());
+    assert!(pixels.in_use().is_none());
     for (i, &index) in many.iter().enumerate() {
         let (view, col, row) = pixels.locate(index).unwrap();
         let ray = views[view].camera.ray(col, row).unwrap();
@@ -788,21 +788,19 @@ fn flat_indices() {
 }
 
 #[test]
-fn pixels_without_a_ray_do_not_count() {
+fn pixels_without_a_ray_are_not_in_use() {
     let mut wide = camera(16, 16, [0.0; 3]);
     (wide.fx, wide.fy) = (10.0, 10.0);
     wide.lens = Lens::OpenCv { k1: -0.4, k2: 0.0, p1: 0.0, p2: 0.0 };
     let pixels = Pixels::new(&[view("a", camera(3, 3, [0.0; 3]), 3), view("b", wide, 3)]).unwrap();
-    let without = pixels.without_ray();
-    assert!(without.len() > 100 && without[0] == 9, "{without:?}");
-    let all: Vec<u32> = (0..pixels.len() as u32).collect();
-    let batch = pixels.batch(&all).unwrap();
-    let weights = batch.weights.as_ref().unwrap();
-    for &index in &all {
-        assert_eq!(weights[index as usize] == 0.0, without.contains(&index));
+    let in_use = pixels.in_use().unwrap();
+    assert!((9..165).contains(&in_use.count()), "{}", in_use.count());
+    assert!((0..9).all(|pixel| in_use.get(pixel)) && !in_use.get(9));
+    for pixel in 0..pixels.len() {
+        assert_eq!(pixels.batch(&[pixel as u32]).is_ok(), in_use.get(pixel), "{pixel}");
     }
-    assert!(batch.directions.iter().flatten().all(|v| v.is_finite()));
-    assert_eq!(batch.to_tensors(&Device::Cpu).unwrap().weights.unwrap().dims(), [9 + 256]);
+    let error = pixels.batch(&[0, 9, 10]).unwrap_err().to_string();
+    assert!(error.contains("in use") && error.contains('9'), "{error}");
 }
 
 #[test]

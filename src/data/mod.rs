@@ -10,12 +10,14 @@ pub mod normalization;
 pub mod pixels;
 pub mod synthetic;
 
+mod bitmap;
 mod cameras;
 mod colmap;
 mod patches;
 mod sampler;
 mod transforms;
 
+pub use bitmap::Bitmap;
 pub use cameras::{ListedView, list_views};
 pub use dataset::{Dataset, LoadOptions, Resize, Skipped, TestViews, View, load, load_with_progress};
 pub use image::Image;

@@ -3,9 +3,10 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::Bitmap;
 use super::dataset::View;
 use super::image::rgba;
-use crate::camera::{Camera, Ray};
+use crate::camera::Camera;
 use crate::{Error, Result};
 
 /// Rays a task. Small enough to spread a batch of some thousand rays over the cores, large enough to hide the cost
@@ -47,8 +48,8 @@ pub struct Pixels {
     /// Index of the first pixel of each view, and the number of pixels.
     offsets: Vec<u32>,
     cameras: Vec<Camera>,
-    /// Sorted.
-    without_ray: Vec<u32>,
+    /// `None` where every pixel is in use.
+    in_use: Option<Bitmap>,
 }
 
 /// Rays with the colours of their pixels.
@@ -62,9 +63,6 @@ pub struct Batch {
     pub rgba: Vec<[f32; 4]>,
     /// `[B]` indices of the views.
     pub views: Vec<u32>,
-    /// `[B]` 1 for a ray, 0 for a pixel without one (see [`Pixels::without_ray`]), whose direction is the optical
-    /// axis and whose loss must not count. `None` if every pixel of the store has a ray.
-    pub weights: Option<Vec<f32>>,
 }
 
 /// A [`Batch`] as tensors of f32.
@@ -76,8 +74,6 @@ pub struct BatchTensors {
     pub directions: Tensor,
     /// `[B, 4]` premultiplied red, green, blue and alpha.
     pub rgba: Tensor,
-    /// `[B]` 1 for a ray, 0 for a pixel without one; `None` if there are none of those.
-    pub weights: Option<Tensor>,
 }
 
 impl Pixels {
@@ -117,12 +113,14 @@ impl Pixels {
             }
         }
         let cameras: Vec<Camera> = views.iter().map(|view| view.camera).collect();
-        let without_ray = cameras
+        let without_ray: Vec<u32> = cameras
             .par_iter()
             .zip(&offsets)
             .flat_map_iter(|(camera, offset)| camera.pixels_without_ray().into_iter().map(move |pixel| offset + pixel))
             .collect();
-        Ok(Self { data, channels, offsets, cameras, without_ray })
+        let in_use = |pixel: usize| without_ray.binary_search(&(pixel as u32)).is_err();
+        let in_use = (!without_ray.is_empty()).then(|| Bitmap::from_fn(total as usize, in_use)).transpose()?;
+        Ok(Self { data, channels, offsets, cameras, in_use })
     }
 
     /// The number of pixels.
@@ -150,10 +148,10 @@ impl Pixels {
         self.channels
     }
 
-    /// The pixels that have no ray because they lie outside the valid field of their lens, in increasing order;
-    /// none in nearly every capture. A sampler draws them like any other; their weight in [`Batch::weights`] is 0.
-    pub fn without_ray(&self) -> &[u32] {
-        &self.without_ray
+    /// The pixels that can be trained on: those inside the valid field of their lens. `None` where that is all of
+    /// them, as in nearly every capture.
+    pub fn in_use(&self) -> Option<&Bitmap> {
+        self.in_use.as_ref()
     }
 
     /// View, column and row of the pixel `index`, or `None` beyond the last.
@@ -175,12 +173,17 @@ impl Pixels {
     ///
     /// # Errors
     ///
-    /// If an index is not below [`Pixels::len`].
+    /// If an index is not below [`Pixels::len`], or its pixel is not in use (see [`Pixels::in_use`]).
     pub fn batch(&self, indices: &[u32]) -> Result<Batch> {
         if let Some(&most) = indices.iter().max()
             && most as usize >= self.len()
         {
             return Err(Error::config("indices", format!("below {}", self.len()), most.to_string()));
+        }
+        if let Some(in_use) = &self.in_use
+            && let Some(index) = indices.par_iter().find_first(|&&index| !in_use.get(index as usize))
+        {
+            return Err(Error::config("indices", "pixels in use", index.to_string()));
         }
         let size = indices.len();
         let mut batch = Batch {
@@ -188,7 +191,6 @@ impl Pixels {
             directions: vec![[0.0; 3]; size],
             rgba: vec![[0.0; 4]; size],
             views: vec![0; size],
-            weights: None,
         };
         let outputs = (
             batch.origins.par_chunks_mut(CHUNK),
@@ -205,26 +207,18 @@ impl Pixels {
                     }
                     let (_, col, row) = self.place(view, index);
                     let camera = &self.cameras[view];
-                    let ray = camera.ray(col, row).unwrap_or_else(|| optical_axis(camera));
                     let at = index as usize * self.channels;
-                    origins[i] = ray.origin;
-                    directions[i] = ray.direction;
+                    // Every pixel in use has a ray.
+                    if let Some(ray) = camera.ray(col, row) {
+                        (origins[i], directions[i]) = (ray.origin, ray.direction);
+                    }
                     colors[i] = rgba(&self.data[at..at + self.channels]);
                     views[i] = view as u32;
                 }
             },
         );
-        if !self.without_ray.is_empty() {
-            let weight = |index| f32::from(u8::from(self.without_ray.binary_search(index).is_err()));
-            batch.weights = Some(indices.par_iter().map(weight).collect());
-        }
         Ok(batch)
     }
-}
-
-fn optical_axis(camera: &Camera) -> Ray {
-    let pose = &camera.world_from_camera;
-    Ray { origin: pose.position.map(|v| v as f32), direction: pose.forward().map(|v| v as f32) }
 }
 
 impl Batch {
@@ -245,12 +239,10 @@ impl Batch {
     /// If the device refuses.
     pub fn to_tensors(&self, device: &Device) -> Result<BatchTensors> {
         let size = self.len();
-        let weights = self.weights.as_ref().map(|weights| Tensor::from_slice(weights, size, device));
         Ok(BatchTensors {
             origins: Tensor::from_slice(self.origins.as_flattened(), (size, 3), device)?,
             directions: Tensor::from_slice(self.directions.as_flattened(), (size, 3), device)?,
             rgba: Tensor::from_slice(self.rgba.as_flattened(), (size, 4), device)?,
-            weights: weights.transpose()?,
         })
     }
 }

@@ -440,7 +440,7 @@ impl<'a> RayLoss<'a> {
     }
 
     fn weight(&self, ray: usize) -> f32 {
-        self.importance.map_or(1.0, |w| w[ray]) * self.batch.weights.as_ref().map_or(1.0, |w| w[ray])
+        self.importance.map_or(1.0, |w| w[ray])
     }
 
     /// The loss of a ray, and the squared error of its colour (mean over the channels), which drives the error map.
@@ -453,8 +453,7 @@ impl<'a> RayLoss<'a> {
         {
             loss += self.quantile_weight * (far - near).abs();
         }
-        let visible = self.batch.weights.as_ref().map_or(1.0, |w| w[ray]);
-        (f64::from(self.weight(ray) * loss), visible * squared)
+        (f64::from(self.weight(ray) * loss), squared)
     }
 
     fn gradient(&self, ray: usize, out: &[f32]) -> RayGradient<'static, f32> {
