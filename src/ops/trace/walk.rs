@@ -148,11 +148,9 @@ pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const 
     while live > 0 {
         for walker in walkers.iter().filter(|w| !w.done) {
             let cell = walker.cell as usize;
-            let range = faces.blocks[cell] as usize..faces.blocks[cell + 1] as usize;
-            for (planes, neighbors) in faces.planes[range.clone()].iter().zip(&faces.neighbors[range]) {
-                prefetch(planes);
-                prefetch(&planes.0[2]);
-                prefetch(neighbors);
+            for block in faces.blocks(cell) {
+                prefetch(block);
+                prefetch(&block.offsets[2]);
             }
         }
         for (i, walker) in walkers.iter_mut().enumerate() {
@@ -175,7 +173,7 @@ pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const 
                 continue;
             };
             prefetch(&faces.sites[next as usize]);
-            prefetch(&faces.blocks[next as usize]);
+            prefetch(&faces.first_blocks[next as usize]);
             if let Some(row) = scene.sh.get(next as usize * WIDTH) {
                 prefetch(row);
             }
