@@ -1,6 +1,7 @@
 //! The faces of every cell, laid out for the walk.
 
 use super::Real;
+use super::walk::prefetch;
 use rayon::prelude::*;
 
 /// Faces handled together: eight f32 fill an AVX2 register.
@@ -60,6 +61,17 @@ impl<T: Real> Faces<T> {
     #[inline(always)]
     pub fn blocks(&self, cell: usize) -> &[Block<T>] {
         &self.blocks[self.first_blocks[cell] as usize..self.first_blocks[cell + 1] as usize]
+    }
+
+    /// Asks for the blocks of a cell: for as many as most cells have, whatever their number, since to branch on it
+    /// would be to wait for it.
+    #[inline(always)]
+    pub fn prefetch_blocks(&self, cell: usize) {
+        const LINES: usize = 5;
+        let first = self.blocks.as_ptr().wrapping_add(self.first_blocks[cell] as usize).cast::<[u8; 64]>();
+        for line in 0..LINES {
+            prefetch(first.wrapping_add(line));
+        }
     }
 
     /// Moves sites and faces to where the points are: `points` is `[3 P']` and `density` `[P']`, and the cells

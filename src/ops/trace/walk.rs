@@ -146,13 +146,6 @@ pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const 
     }
     let mut live = walkers.len();
     while live > 0 {
-        for walker in walkers.iter().filter(|w| !w.done) {
-            let cell = walker.cell as usize;
-            for block in faces.blocks(cell) {
-                prefetch(block);
-                prefetch(&block.offsets[2]);
-            }
-        }
         for (i, walker) in walkers.iter_mut().enumerate() {
             if walker.done {
                 continue;
@@ -173,7 +166,7 @@ pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const 
                 continue;
             };
             prefetch(&faces.sites[next as usize]);
-            prefetch(&faces.first_blocks[next as usize]);
+            faces.prefetch_blocks(next as usize);
             if let Some(row) = scene.sh.get(next as usize * WIDTH) {
                 prefetch(row);
             }
@@ -241,12 +234,12 @@ fn color<T: Real, const WIDTH: usize>(sh: &[T], basis: &Basis<T>) -> [T; 3] {
 
 /// Asks for a cache line ahead of its use; does nothing where there is no such instruction.
 #[inline(always)]
-pub(crate) fn prefetch<T>(item: &T) {
+pub(crate) fn prefetch<T>(item: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint that neither faults nor changes anything, and `item` is a valid reference.
+    // SAFETY: a prefetch is a hint that neither faults nor changes anything, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());
+        _mm_prefetch::<_MM_HINT_T0>(item.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = item;
