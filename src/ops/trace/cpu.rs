@@ -6,12 +6,13 @@
 //! and the segments of [`GROUP`] rays a lane, whatever the number of rays.
 
 use super::grad::{GradientRows, HEAD, RayGradient, backward_ray};
-use super::walk::{GROUP, Rays, Scene, Walker, walk_group};
+use super::walk::{GROUP, Rays, Scene, Walker, walk};
 use super::{Real, TraceSettings};
 use rayon::prelude::*;
 
-/// Rays in a tile: a few groups, so that dealing tiles to lanes balances the load.
-const TILE: usize = 16 * GROUP;
+/// Rays in a tile: many times those that walk at once, since at its end fewer and fewer take turns; few enough that
+/// dealing tiles to lanes balances the load.
+const TILE: usize = 32 * GROUP;
 
 /// Gradient accumulators, and so the most threads that a backward pass can use. Each costs a row per cell to be
 /// cleared and summed; a constant, since it decides the order of the sums.
@@ -146,30 +147,34 @@ multiversion! {
         tile: Tile<'_, T>,
         weights: &mut [[T; 2]],
     ) {
-        let width = PACKED_HEAD + rays.num_quantiles;
-        for (group, (packed, cells_entered)) in
-            tile.packed.chunks_mut(GROUP * width).zip(tile.cells_entered.chunks_mut(GROUP)).enumerate()
-        {
-            let walkers = &mut walkers[..cells_entered.len()];
-            walk_group::<T, WIDTH, WEIGHTS, AVX2>(scene, rays, settings, tile.first + group * GROUP, walkers);
-            write_outputs(walkers, packed, cells_entered, width);
+        let Tile { first, packed, cells_entered } = tile;
+        let turns = first..first + cells_entered.len();
+        walk::<T, WIDTH, WEIGHTS, AVX2>(scene, rays, settings, turns, walkers, |walker| {
+            write_outputs(walker, first, packed, cells_entered);
             if WEIGHTS {
-                for segment in walkers.iter().flat_map(|w| &w.segments) {
+                for segment in &walker.segments {
                     let weight = segment.transmittance * segment.alpha;
                     merge_weights(&mut weights[segment.cell as usize], [weight; 2]);
                 }
             }
-        }
+        });
     }
 }
 
-fn write_outputs<T: Real>(walkers: &[Walker<T>], packed: &mut [T], cells_entered: &mut [u32], width: usize) {
-    for ((walker, out), count) in walkers.iter().zip(packed.chunks_exact_mut(width)).zip(cells_entered) {
-        out[..3].copy_from_slice(&walker.rgb);
-        out[3] = T::one() - walker.transmittance;
-        out[PACKED_HEAD..].copy_from_slice(&walker.depth);
-        *count = walker.cells_entered;
-    }
+/// Writes a ray's outputs, in a tile that begins with ray `first`; gives back its row of packed ones.
+fn write_outputs<'a, T: Real>(
+    walker: &Walker<T>,
+    first: usize,
+    packed: &'a mut [T],
+    cells_entered: &mut [u32],
+) -> &'a [T] {
+    let (at, width) = (walker.ray - first, PACKED_HEAD + walker.depth.len());
+    let out = &mut packed[at * width..(at + 1) * width];
+    out[..3].copy_from_slice(&walker.rgb);
+    out[3] = T::one() - walker.transmittance;
+    out[PACKED_HEAD..].copy_from_slice(&walker.depth);
+    cells_entered[at] = walker.cells_entered;
+    out
 }
 
 /// Traces the rays and, while the segments of a group are still in cache, takes the gradient of its loss back
@@ -214,19 +219,12 @@ multiversion! {
         tile: Tile<'_, T>,
         rows: &mut GradientRows<T>,
     ) {
-        let width = PACKED_HEAD + rays.num_quantiles;
-        for (group, (packed, cells_entered)) in
-            tile.packed.chunks_mut(GROUP * width).zip(tile.cells_entered.chunks_mut(GROUP)).enumerate()
-        {
-            let first = tile.first + group * GROUP;
-            let walkers = &mut walkers[..cells_entered.len()];
-            walk_group::<T, WIDTH, true, AVX2>(scene, rays, settings, first, walkers);
-            write_outputs(walkers, packed, cells_entered, width);
-            for (i, (walker, out)) in walkers.iter().zip(packed.chunks_exact(width)).enumerate() {
-                let grad = loss_gradient(first + i, out);
-                backward_ray::<T, WIDTH>(scene, settings, rays.quantiles(first + i), walker, &grad, rows);
-            }
-        }
+        let Tile { first, packed, cells_entered } = tile;
+        let turns = first..first + cells_entered.len();
+        walk::<T, WIDTH, true, AVX2>(scene, rays, settings, turns, walkers, |walker| {
+            let grad = loss_gradient(walker.ray, write_outputs(walker, first, packed, cells_entered));
+            backward_ray::<T, WIDTH>(scene, settings, rays.quantiles(walker.ray), walker, &grad, rows);
+        });
     }
 }
 

@@ -1,10 +1,11 @@
-//! The walk of a group of rays from cell to cell.
+//! The walk of rays from cell to cell, several at a time.
 
 use super::faces::Faces;
 use super::{Real, TraceSettings};
 use crate::sh;
+use std::ops::Range;
 
-/// Rays that walk in lock step. One ray alone waits for memory at every cell; while sixteen take turns, the next
+/// Rays that take turns, a cell each. One ray alone waits for memory at every cell; while sixteen take turns, the next
 /// cell of each is on its way to the cache.
 pub(crate) const GROUP: usize = 16;
 
@@ -83,7 +84,8 @@ pub(crate) struct Walker<T> {
     /// Distance of each quantile reached so far, [`NOT_REACHED`] for the others.
     pub depth: Vec<T>,
     pub reached: usize,
-    done: bool,
+    /// The ray's index.
+    pub ray: usize,
 }
 
 impl<T: Real> Walker<T> {
@@ -100,7 +102,7 @@ impl<T: Real> Walker<T> {
             segments: Vec::new(),
             depth: vec![T::of(NOT_REACHED); num_quantiles],
             reached: 0,
-            done: false,
+            ray: 0,
         }
     }
 
@@ -119,7 +121,7 @@ impl<T: Real> Walker<T> {
         self.segments.clear();
         self.depth.fill(T::of(NOT_REACHED));
         self.reached = 0;
-        self.done = false;
+        self.ray = ray;
     }
 }
 
@@ -127,91 +129,105 @@ pub(crate) fn triple<T: Copy>(values: &[T], row: usize) -> [T; 3] {
     [values[3 * row], values[3 * row + 1], values[3 * row + 2]]
 }
 
-/// Walks the rays `first..first + walkers.len()` to their ends. With `RECORD` each leaves its segments behind,
-/// empty cells included, since their faces carry gradient. `WIDTH` is the number of SH values of a cell, 3 K; `AVX2`
-/// may be set only where the CPU has it.
+/// Walks `rays_in_turn` to their ends, [`GROUP`] at a time: `finish` is given each as it ends, and the next takes its
+/// place. With `RECORD` each leaves its segments behind, empty cells included, since their faces carry gradient. `WIDTH`
+/// is the number of SH values of a cell, 3 K; `AVX2` may be set only where the CPU has it.
 #[inline(always)]
-pub(crate) fn walk_group<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
+pub(crate) fn walk<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
     scene: &Scene<'_, T>,
     rays: &Rays<'_, T>,
     settings: &TraceSettings,
-    first: usize,
+    mut rays_in_turn: Range<usize>,
     walkers: &mut [Walker<T>],
+    mut finish: impl FnMut(&Walker<T>),
 ) {
-    let faces = scene.faces;
-    let min_density = T::of(settings.density_threshold);
-    let min_transmittance = T::of(settings.transmittance_threshold);
-    for (i, walker) in walkers.iter_mut().enumerate() {
-        walker.start(rays, first + i, scene.num_coefficients);
+    let mut live = 0;
+    for ray in rays_in_turn.by_ref().take(walkers.len()) {
+        walkers[live].start(rays, ray, scene.num_coefficients);
+        live += 1;
     }
-    let mut live = walkers.len();
     while live > 0 {
-        for (i, walker) in walkers.iter_mut().enumerate() {
-            if walker.done {
+        let mut i = 0;
+        while i < live {
+            let walker = &mut walkers[i];
+            if step::<T, WIDTH, RECORD, AVX2>(scene, rays, settings, walker) {
+                i += 1;
                 continue;
             }
-            let cell = walker.cell as usize;
-            let site = faces.sites[cell];
-            let r = [walker.origin[0] - site[0], walker.origin[1] - site[1], walker.origin[2] - site[2]];
-            walker.cells_entered += 1;
-            let exit = if AVX2 {
-                // SAFETY: AVX2 is set only where the CPU has it.
-                unsafe { T::exit_avx2(faces, cell, r, walker.direction) }
+            finish(walker);
+            if let Some(ray) = rays_in_turn.next() {
+                walker.start(rays, ray, scene.num_coefficients);
+                i += 1;
             } else {
-                faces.exit(cell, r, walker.direction)
-            };
-            let Some((t_exit, next)) = exit else {
-                walker.done = true;
                 live -= 1;
-                continue;
-            };
-            prefetch(&faces.sites[next as usize]);
-            faces.prefetch_blocks(next as usize);
-            if let Some(row) = scene.sh.get(next as usize * WIDTH) {
-                prefetch(row);
-            }
-            if t_exit > walker.t {
-                let density = site[3];
-                let transmittance = walker.transmittance;
-                let reached = walker.reached as u32;
-                let (mut alpha, mut rgb) = (T::zero(), [T::zero(); 3]);
-                if density > min_density {
-                    let length = t_exit - walker.t;
-                    alpha = T::one() - (-density * length).exp();
-                    rgb = color::<T, WIDTH>(&scene.sh[cell * WIDTH..(cell + 1) * WIDTH], &walker.basis);
-                    let weight = transmittance * alpha;
-                    for (sum, channel) in walker.rgb.iter_mut().zip(rgb) {
-                        *sum += weight * channel;
-                    }
-                    walker.transmittance = transmittance * (T::one() - alpha);
-                    let quantiles = rays.quantiles(first + i);
-                    while walker.reached < quantiles.len() && walker.transmittance <= quantiles[walker.reached] {
-                        let q = quantiles[walker.reached];
-                        walker.depth[walker.reached] = walker.t + (transmittance / q).ln() / density;
-                        walker.reached += 1;
-                    }
-                }
-                if RECORD {
-                    walker.segments.push(Segment {
-                        cell: walker.cell,
-                        next,
-                        t_near: walker.t,
-                        t_far: t_exit,
-                        alpha,
-                        transmittance,
-                        rgb,
-                        reached,
-                    });
-                }
-                walker.t = t_exit;
-            }
-            walker.cell = next;
-            if walker.transmittance <= min_transmittance || walker.cells_entered >= settings.max_cells {
-                walker.done = true;
-                live -= 1;
+                walkers.swap(i, live);
             }
         }
     }
+}
+
+/// Takes a ray through the cell that it is in; whether it goes on.
+#[inline(always)]
+fn step<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
+    scene: &Scene<'_, T>,
+    rays: &Rays<'_, T>,
+    settings: &TraceSettings,
+    walker: &mut Walker<T>,
+) -> bool {
+    let faces = scene.faces;
+    let cell = walker.cell as usize;
+    let site = faces.sites[cell];
+    let r = [walker.origin[0] - site[0], walker.origin[1] - site[1], walker.origin[2] - site[2]];
+    walker.cells_entered += 1;
+    let exit = if AVX2 {
+        // SAFETY: AVX2 is set only where the CPU has it.
+        unsafe { T::exit_avx2(faces, cell, r, walker.direction) }
+    } else {
+        faces.exit(cell, r, walker.direction)
+    };
+    let Some((t_exit, next)) = exit else { return false };
+    prefetch(&faces.sites[next as usize]);
+    faces.prefetch_blocks(next as usize);
+    if let Some(row) = scene.sh.get(next as usize * WIDTH) {
+        prefetch(row);
+    }
+    if t_exit > walker.t {
+        let density = site[3];
+        let transmittance = walker.transmittance;
+        let reached = walker.reached as u32;
+        let (mut alpha, mut rgb) = (T::zero(), [T::zero(); 3]);
+        if density > T::of(settings.density_threshold) {
+            let length = t_exit - walker.t;
+            alpha = T::one() - (-density * length).exp();
+            rgb = color::<T, WIDTH>(&scene.sh[cell * WIDTH..(cell + 1) * WIDTH], &walker.basis);
+            let weight = transmittance * alpha;
+            for (sum, channel) in walker.rgb.iter_mut().zip(rgb) {
+                *sum += weight * channel;
+            }
+            walker.transmittance = transmittance * (T::one() - alpha);
+            let quantiles = rays.quantiles(walker.ray);
+            while walker.reached < quantiles.len() && walker.transmittance <= quantiles[walker.reached] {
+                let q = quantiles[walker.reached];
+                walker.depth[walker.reached] = walker.t + (transmittance / q).ln() / density;
+                walker.reached += 1;
+            }
+        }
+        if RECORD {
+            walker.segments.push(Segment {
+                cell: walker.cell,
+                next,
+                t_near: walker.t,
+                t_far: t_exit,
+                alpha,
+                transmittance,
+                rgb,
+                reached,
+            });
+        }
+        walker.t = t_exit;
+    }
+    walker.cell = next;
+    walker.transmittance > T::of(settings.transmittance_threshold) && walker.cells_entered < settings.max_cells
 }
 
 /// `max(0, 1/2 + sum_k Y_k sh_k)` per channel.
