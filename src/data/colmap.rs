@@ -196,7 +196,7 @@ fn read_images(path: &Path, root: &Path, cameras: &BTreeMap<u32, Intrinsics>) ->
         let pose = pose.map_err(|e| Error::file(path, format!("image {id}: pose"), "a rigid pose", e.to_string()))?;
         let places: [PathBuf; 2] = [root.join("images").join(&name), root.join(&name)];
         let file = places.iter().find(|place| place.is_file()).unwrap_or(&places[0]).clone();
-        listed.push(Listed { name, file, intrinsics, pose });
+        listed.push(Listed { name, file, mask: None, intrinsics, pose });
     }
     Ok(listed)
 }

@@ -242,6 +242,9 @@ impl Intrinsics {
 pub(super) struct Listed {
     pub name: String,
     pub file: PathBuf,
+    /// The file that says which pixels count.
+    #[expect(dead_code, reason = "named by the formats, not read yet")]
+    pub mask: Option<PathBuf>,
     pub intrinsics: Intrinsics,
     pub pose: Pose,
 }

@@ -164,7 +164,7 @@ fn read_file(root: &Path, path: &Path) -> Result<Capture> {
         match view {
             Ok((intrinsics, pose)) => {
                 let file = find_image(root, &name);
-                capture.listed.push(Listed { name, file, intrinsics, pose });
+                capture.listed.push(Listed { name, file, mask: None, intrinsics, pose });
             }
             Err(error) => capture.skipped.push(Skipped { name, reason: error.to_string() }),
         }
