@@ -403,7 +403,7 @@ fn normalised_units_do_not_depend_on_the_world() {
 fn view(name: &str, camera: Camera, channels: usize) -> View {
     let size = camera.width as usize * camera.height as usize * channels;
     let data = (0..size).map(|i| (i * 7 % 256) as u8).collect();
-    View { name: name.into(), camera, image: Image::new(camera.width, camera.height, channels, data).unwrap() }
+    View::new(name, camera, Image::new(camera.width, camera.height, channels, data).unwrap())
 }
 
 fn camera(width: u32, height: u32, position: [f64; 3]) -> Camera {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Capture, Focal, Intrinsics, Listed};
+use super::capture::{Capture, Focal, Format, Intrinsics, Listed};
 use crate::camera::{Lens, Pose};
 use crate::exchange::PointCloud;
 use crate::{Error, Result};
@@ -55,7 +55,7 @@ pub(super) fn read(root: &Path, folder: &str) -> Result<Capture> {
     let points = model.join("points3D.bin");
     let cloud = if points.is_file() { Some(read_points(&points)?) } else { None };
     let layout = format!("COLMAP ({folder}, {} camera{})", cameras.len(), if cameras.len() == 1 { "" } else { "s" });
-    Ok(Capture { layout, listed, cloud, ..Capture::default() })
+    Ok(Capture { format: Format::Colmap, layout, listed, cloud, ..Capture::default() })
 }
 
 /// A file's bytes, read field by field.
