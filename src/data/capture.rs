@@ -116,13 +116,7 @@ pub(super) fn read(path: &Path) -> Result<Capture> {
 }
 
 fn read_folder(path: &Path) -> Result<Capture> {
-    let described = path.join("transforms_train.json").is_file() || path.join("transforms.json").is_file();
-    let model = match colmap::find(path) {
-        // A text model is no obstacle where there are other files to read.
-        Err(_) if described => None,
-        model => model?,
-    };
-    if let Some(folder) = model {
+    if let Some(folder) = colmap::find(path)? {
         let mut capture = colmap::read(path, folder)?;
         if let Some(names) = transforms::test_names(path)? {
             let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_string();
@@ -139,7 +133,7 @@ fn read_folder(path: &Path) -> Result<Capture> {
         return Ok(capture);
     }
     llff::read(path)?.ok_or_else(|| {
-        let expected = "a COLMAP model (sparse/0/cameras.bin), transforms_train.json, transforms.json or \
+        let expected = "a COLMAP model (sparse/0/cameras.bin or .txt), transforms_train.json, transforms.json or \
             poses_bounds.npy";
         Error::file(path, "capture", expected, "none of them")
     })

@@ -119,10 +119,23 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
         fold.into_iter().chain(pole).reduce(f64::min)
     }
 
-    /// Whether the radius `r` lies in the field.
+    /// Whether `v` lies in the field.
     #[inline]
-    fn within(&self, r: f64) -> bool {
-        r < self.limit && self.first_end(r).is_none()
+    fn within(&self, [x, y]: [f64; 2]) -> bool {
+        let u = x * x + y * y;
+        if u.is_nan() || u >= self.limit * self.limit {
+            return false;
+        }
+        if Q == 0 {
+            // Nearly always enough: the slope without its positive terms, which only falls, against a bound of `m r`.
+            let falling = |(i, k): (usize, &f64)| (i as f64 + 1.5) * (k - k.abs());
+            let floor = self.numerator.iter().enumerate().map(falling).rev().fold(0.0, |sum, k| (sum + k) * u);
+            let [p, s] = [self.tangential, self.prism].map(|[x, y]| x.abs() + y.abs());
+            if 1.0 + floor > (4.0 * p + s) * (1.0 + u) {
+                return true;
+            }
+        }
+        self.first_end(u.sqrt()).is_none()
     }
 
     /// The radius of the field.
@@ -150,7 +163,7 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
     /// Where `v` is imaged, if it lies in the field.
     #[inline]
     pub fn distort(&self, v: [f64; 2]) -> Option<[f64; 2]> {
-        self.within(norm(v)).then(|| self.evaluate(v).0)
+        self.within(v).then(|| self.evaluate(v).0)
     }
 
     /// The place in the field that is imaged at `target`.
@@ -160,10 +173,10 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
         let mut v = target;
         for _ in 0..FAST_STEPS {
             let [x, y] = v;
-            let Some((step, _)) = self.newton(v, target) else { break };
+            let (step, _) = self.newton(v, target);
             v = [x + step[0], y + step[1]];
             if converged(step, v) {
-                if self.within(norm(v)) {
+                if self.within(v) {
                     return Some(v);
                 }
                 break;
@@ -174,12 +187,11 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
 
     /// Newton's step at `v`, and the squared residual there.
     #[inline]
-    fn newton(&self, v: [f64; 2], target: [f64; 2]) -> Option<([f64; 2], f64)> {
+    fn newton(&self, v: [f64; 2], target: [f64; 2]) -> ([f64; 2], f64) {
         let ([fx, fy], [[a, b], [c, d]]) = self.evaluate(v);
         let [ex, ey] = [target[0] - fx, target[1] - fy];
-        let det = a * d - b * c;
-        let squared = ex * ex + ey * ey;
-        squared.is_finite().then_some(([(d * ex - b * ey) / det, (a * ey - c * ex) / det], squared))
+        let inverse = 1.0 / (a * d - b * c);
+        ([inverse * (d * ex - b * ey), inverse * (a * ey - c * ex)], ex * ex + ey * ey)
     }
 
     /// Newton's method from the axis, every step shortened until it stays in the field and brings the image nearer.
@@ -192,7 +204,7 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
         }
         let mut v = [0.0; 2];
         for _ in 0..DAMPED_STEPS {
-            let (step, squared) = self.newton(v, target)?;
+            let (step, squared) = self.newton(v, target);
             let shortened = |t: f64| [v[0] + t * step[0], v[1] + t * step[1]];
             if converged(step, v) {
                 let v = shortened(1.0);
@@ -201,8 +213,7 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
             // Along the step the residual falls by the fraction taken; half of that is asked for.
             let falls = |&t: &f64| {
                 let v = shortened(t);
-                let residual = || self.newton(v, target).map_or(f64::INFINITY, |(_, squared)| squared);
-                norm(v) < field && residual() <= (1.0 - 0.5 * t) * squared
+                norm(v) < field && self.newton(v, target).1 <= (1.0 - 0.5 * t) * squared
             };
             let halves = std::iter::successors(Some(1.0), |t| Some(0.5 * t));
             v = shortened(halves.take_while(|&t| t > LEAST_FRACTION).find(falls)?);
