@@ -83,6 +83,47 @@ pub struct Skipped {
 }
 
 /// A capture in memory, in normalised units.
+///
+/// For a model of one's own, [`Pixels`](super::Pixels) gives the rays and the colours of the training views, and a
+/// plain loop does the rest. Errors (of a draw from pixels that are not in use, say) come back to it by `?`.
+///
+/// ```
+/// use candle_radfoam::camera::{Camera, Lens, Pose};
+/// use candle_radfoam::data::{Dataset, Image, Pixels, View};
+///
+/// // A model with three parameters: the mean colour. A field would look at the rays as well.
+/// struct Model([f32; 3]);
+/// impl Model {
+///     fn render(&self, _origin: [f32; 3], _direction: [f32; 3]) -> [f32; 3] {
+///         self.0
+///     }
+/// }
+///
+/// # fn main() -> candle_radfoam::Result<()> {
+/// # let camera = Camera {
+/// #     width: 4, height: 4, fx: 4.0, fy: 4.0, cx: 2.0, cy: 2.0,
+/// #     lens: Lens::Pinhole, world_from_camera: Pose::IDENTITY,
+/// # };
+/// # let view = View::new("one", camera, Image::new(4, 4, 3, vec![51; 48])?);
+/// # let dataset = Dataset::new("made here", vec![view], vec![], None)?;
+/// // let dataset = load("path/to/capture", &LoadOptions::default())?;
+/// let pixels = Pixels::new(&dataset.train)?;
+/// let counts = |&pixel: &u32| pixels.in_use().is_none_or(|in_use| in_use.get(pixel as usize));
+/// let in_use: Vec<u32> = (0..pixels.len() as u32).filter(counts).collect();
+/// let mut model = Model([0.5; 3]);
+/// for indices in in_use.chunks(8).cycle().take(200) {
+///     let batch = pixels.batch(indices)?;
+///     for ((&origin, &direction), &[r, g, b, _alpha]) in batch.origins.iter().zip(&batch.directions).zip(&batch.rgba) {
+///         let rgb = model.render(origin, direction);
+///         for (parameter, (seen, rendered)) in model.0.iter_mut().zip([r, g, b].into_iter().zip(rgb)) {
+///             *parameter += 0.05 * (seen - rendered);
+///         }
+///     }
+/// }
+/// assert!((model.0[0] - 0.2).abs() < 1e-3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// What the capture was recognised as.
