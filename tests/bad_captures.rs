@@ -145,12 +145,12 @@ fn cases() -> Vec<Case> {
         frame("a scaled rotation", &["rotation"], pose, matrix(|m| (0..3).for_each(|i| m[i][0] *= 2.0))),
         frame("a reflection", &["reflection"], pose, matrix(|m| (0..3).for_each(|i| m[i][0] *= -1.0))),
         frame("a sheared rotation", &["rotation"], pose, matrix(|m| m[0][1] += 0.3)),
-        frame("a zero matrix", &["last row"], pose, json!([[0.0; 4]; 4])),
-        frame("a zero rotation", &["rotation"], pose, json!([[0.0; 4]; 3])),
+        frame("a zero matrix", &["last row"], pose, json!(([[0.0; 4]; 4]))),
+        frame("a zero rotation", &["rotation"], pose, json!(([[0.0; 4]; 3]))),
         frame("a projective last row", &["last row"], pose, matrix(|m| m[3] = [0.0, 0.0, 0.1, 1.0])),
         frame("no pose", &["transform_matrix", "0 rows"], pose, Value::Null),
-        frame("two rows", &["transform_matrix", "2 rows"], pose, json!([[1.0, 0.0, 0.0, 0.0]; 2])),
-        frame("five rows", &["transform_matrix", "5 rows"], pose, json!([[1.0, 0.0, 0.0, 0.0]; 5])),
+        frame("two rows", &["transform_matrix", "2 rows"], pose, json!(([[1.0, 0.0, 0.0, 0.0]; 2]))),
+        frame("five rows", &["transform_matrix", "5 rows"], pose, json!(([[1.0, 0.0, 0.0, 0.0]; 5]))),
         // Intrinsics of a frame.
         frame("a focal length of 0", &["fx"], "fl_x", json!(0)),
         frame("a negative focal length", &["fx"], "fl_x", json!(-7)),
@@ -190,7 +190,7 @@ fn cases() -> Vec<Case> {
         wrong_type("a fisheye that is a number", "/is_fisheye", json!(1)),
         wrong_type("a split that is a string", "/test_filenames", json!("00.png")),
         whole("a transform that cannot be undone", &["transforms.json", "applied_transform"], |folder| {
-            edit(folder, |file| file["applied_transform"] = json!([[0.0; 4]; 3]));
+            edit(folder, |file| file["applied_transform"] = json!(([[0.0; 4]; 3])));
         }),
         // The start cloud.
         whole("a cloud that is not there", &["nowhere.ply"], |folder| {

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_radfoam::camera::{Camera, Lens};
-use candle_radfoam::data::{
-    Dataset, LoadOptions, Resize, TestViews, View, list_views, load, load_with_progress, recognise,
-};
+use candle_radfoam::data::{Dataset, LoadOptions, Resize, TestViews, View, load, load_with_progress};
 use candle_radfoam::exchange::{PointCloud, write_point_cloud};
 use folders::{camera, names, norm, options, reach, shared, simple, view, write_capture, write_png};
 
