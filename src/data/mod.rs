@@ -5,6 +5,9 @@
 //! [`Pixels`] turns its training views into rays with colours, by flat index.
 
 pub mod dataset;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod normalization;
 pub mod pixels;

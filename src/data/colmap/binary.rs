@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Cameras, Image, MODELS, PointCloud, image, insert, intrinsics, model, unsupported};
+use super::{Cameras, Image, MODELS, Point, image, insert, intrinsics, model, unsupported};
 use crate::{Error, Result};
 
 /// Position (two doubles) and 3D point of an observation.
@@ -129,24 +129,21 @@ pub(in crate::data) fn images(path: &Path, bytes: &[u8]) -> Result<Vec<Image>> {
 }
 
 /// The points in the `bytes` of `points3D.bin`.
-pub(in crate::data) fn points(path: &Path, bytes: &[u8]) -> Result<PointCloud> {
+pub(in crate::data) fn points(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
     let mut fields = Fields::new(path, bytes);
     // An id, a position, a colour, an error and the length of a track.
     let count = fields.count("number of points", 8 + 3 * 8 + 3 + 8 + 8)?;
     let mut points = Vec::with_capacity(count);
-    let mut colors = Vec::with_capacity(count);
-    let mut tracks = Vec::with_capacity(count);
     for _ in 0..count {
         fields.record = "point: ".into();
         let id = fields.u64("id")?;
         fields.record = format!("point {id}: ");
-        points.push(fields.f64s("position")?);
-        colors.push(fields.array("colour")?);
+        let (position, color) = (fields.f64s("position")?, fields.array("colour")?);
         fields.take(8, "error")?;
         let length = fields.count("length of the track", TRACK_ELEMENT)?;
         fields.take(length * TRACK_ELEMENT, "track")?;
-        tracks.push(u32::try_from(length).unwrap_or(u32::MAX));
+        points.push((id, position, color, u32::try_from(length).unwrap_or(u32::MAX)));
     }
     fields.end(count, "points")?;
-    Ok(PointCloud { points, colors: Some(colors), tracks: Some(tracks) })
+    Ok(points)
 }

@@ -55,6 +55,9 @@ pub(super) struct Image {
     pub pose: Pose,
 }
 
+/// A point as the reconstruction lists it: id, position, colour, length of the track.
+pub(super) type Point = (u64, [f64; 3], [u8; 3], u32);
+
 /// The cameras by their id.
 pub(super) type Cameras = BTreeMap<u32, Intrinsics>;
 
@@ -102,8 +105,8 @@ pub(super) fn read(root: &Path, folder: &str) -> Result<Capture> {
     let (listed, skipped) = list(&at, root, size.unwrap_or_default(), &cameras, images)?;
     let at = path("points3D");
     let cloud = match present(&at) {
-        true if text => Some(text::points(&at, &bytes(&at)?)?),
-        true => Some(binary::points(&at, &bytes(&at)?)?),
+        true if text => Some(cloud(text::points(&at, &bytes(&at)?)?)),
+        true => Some(cloud(binary::points(&at, &bytes(&at)?)?)),
         false => None,
     };
     let mut layout = format!("COLMAP ({folder}, {} camera{}", cameras.len(), if cameras.len() == 1 { "" } else { "s" });
@@ -122,6 +125,16 @@ fn bytes(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::file(path, "contents", "a file of a COLMAP reconstruction", describe(&bytes)));
     }
     Ok(bytes)
+}
+
+/// The points in the order of their ids: COLMAP writes them in the order of a hash table, another one in each file.
+fn cloud(mut points: Vec<Point>) -> PointCloud {
+    points.sort_by_key(|&(id, ..)| id);
+    PointCloud {
+        points: points.iter().map(|&(_, position, ..)| position).collect(),
+        colors: Some(points.iter().map(|&(_, _, color, _)| color).collect()),
+        tracks: Some(points.iter().map(|&(.., track)| track).collect()),
+    }
 }
 
 /// The views of a reconstruction, those after the first of one name as skipped.
@@ -249,4 +262,36 @@ fn image(path: &Path, id: u32, quaternion: [f64; 4], translation: [f64; 3], came
     let pose = Pose::from_colmap(quaternion, translation);
     let pose = pose.map_err(|e| Error::file(path, format!("image {id}: pose"), "a rigid pose", e.to_string()))?;
     Ok(Image { id, camera, name: name.to_vec(), pose })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::read;
+
+    #[test]
+    fn masks_lie_beside_the_images() {
+        // Where the mask of `left/a.jpg` may lie, the best place first, and whether images are in `images_2`.
+        let places = ["masks/left/a.jpg.png", "masks/left/a.png"];
+        let smaller = ["masks_2/left/a.jpg.png", "masks_2/left/a.png", "masks/left/a.jpg.png", "masks/left/a.png"];
+        for (images, places) in [("images", &places[..]), ("images_2", &smaller[..])] {
+            let folder = tempfile::tempdir().unwrap();
+            let write = |name: &str, text: &str| {
+                let path = folder.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            };
+            write("cameras.txt", "1 PINHOLE 8 6 7 7 4 3\n");
+            write("images.txt", "1 1 0 0 0 0 0 0 1 left/a.jpg\n\n");
+            write(&format!("{images}/left/a.jpg"), "");
+            let mask = || format!("{:?}", read(folder.path(), ".").unwrap().listed[0]);
+            assert!(mask().contains("mask: None"), "{}", mask());
+            for place in places.iter().rev() {
+                write(place, "");
+                let expected = format!("mask: Some({:?})", folder.path().join(place));
+                assert!(mask().contains(&expected), "{place}: {}", mask());
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use super::{Cameras, Image, PointCloud, image, insert, intrinsics, model, unsupported};
+use super::{Cameras, Image, Point, image, insert, intrinsics, model, unsupported};
 use crate::{Error, Result};
 
 /// How much of a word an error quotes.
@@ -145,18 +145,16 @@ pub(in crate::data) fn images(path: &Path, bytes: &[u8]) -> Result<Vec<Image>> {
 }
 
 /// The points in the `bytes` of `points3D.txt`.
-pub(in crate::data) fn points(path: &Path, bytes: &[u8]) -> Result<PointCloud> {
-    let (mut points, mut colors, mut tracks) = (Vec::new(), Vec::new(), Vec::new());
-    let mut lines = Lines::new(bytes);
+pub(in crate::data) fn points(path: &Path, bytes: &[u8]) -> Result<Vec<Point>> {
+    let (mut lines, mut points) = (Lines::new(bytes), Vec::new());
     while let Some(mut words) = lines.next_record(path, "point") {
-        let id: u64 = words.integer("id")?;
+        let id = words.integer("id")?;
         words.record = format!("point {id}");
-        points.push(words.f64s("position")?);
+        let position = words.f64s("position")?;
         let mut color = [0; 3];
         for level in &mut color {
             *level = words.parse("colour", "a level from 0 to 255")?;
         }
-        colors.push(color);
         words.parse::<f64>("error", "a number")?;
         let mut length = 0_u32;
         while !words.rest.is_empty() {
@@ -164,7 +162,7 @@ pub(in crate::data) fn points(path: &Path, bytes: &[u8]) -> Result<PointCloud> {
             words.integer::<u32>("track, POINT2D_IDX")?;
             length = length.saturating_add(1);
         }
-        tracks.push(length);
+        points.push((id, position, color, length));
     }
-    Ok(PointCloud { points, colors: Some(colors), tracks: Some(tracks) })
+    Ok(points)
 }
