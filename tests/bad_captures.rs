@@ -310,6 +310,40 @@ fn changed_pictures_do_not_panic() {
     }
 }
 
+/// The same of the files that describe a capture.
+#[test]
+fn changed_descriptions_do_not_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    write_capture(folder.path(), 1, 1.0, 0.0, simple(7.0));
+    edit(folder.path(), |file| {
+        file["applied_transform"] = json!([[0.0, 1.0, 0.0, 2.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, -1.0]]);
+        (file["camera_model"], file["k1"]) = (json!("OPENCV_FISHEYE"), json!(0.1));
+    });
+    fs::create_dir(folder.path().join("images")).unwrap();
+    write_png(&folder.path().join("images/a.png"), 8, 6);
+    let header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1, 17), }\n";
+    let row = [0., 1., 0., 5., 6., 1., 0., 0., 6., 8., 0., 0., -1., 7., 7., 1., 9_f64];
+    let values: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let npy = [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &values].concat();
+    let json = fs::read(folder.path().join("transforms.json")).unwrap();
+    for (name, good) in [("transforms.json", json), ("poses_bounds.npy", npy)] {
+        let path = folder.path().join(name);
+        let put = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            list_views(&path, Default::default(), None).is_ok()
+        };
+        assert!(put(&good), "{name}");
+        for at in 0..good.len() {
+            assert!(!put(&good[..at]), "{name} cut to {at} bytes was accepted");
+            for change in [0x01, 0x10, 0x55, 0xff] {
+                let mut changed = good.clone();
+                changed[at] ^= change;
+                put(&changed);
+            }
+        }
+    }
+}
+
 #[test]
 fn fixtures_that_are_not_captures() {
     let Some(root) = shared("loader-fixtures") else { return };

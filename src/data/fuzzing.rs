@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use super::colmap::{binary, text};
+use super::decode::decode;
+use super::mask::MaskFile;
+use super::{llff, transforms};
 use crate::exchange;
 
 /// What a message names when there is no file.
@@ -43,4 +46,25 @@ pub fn colmap_points_txt(bytes: &[u8]) -> bool {
 /// A point cloud in a PLY file.
 pub fn ply(bytes: &[u8]) -> bool {
     exchange::parse_point_cloud(path(), bytes).is_ok()
+}
+
+/// `transforms.json`, with the views that it lists.
+pub fn transforms_json(bytes: &[u8]) -> bool {
+    transforms::listed(Path::new("/nowhere"), path(), bytes).is_ok()
+}
+
+/// `poses_bounds.npy`, with the views that its rows give.
+pub fn poses_bounds_npy(bytes: &[u8]) -> bool {
+    llff::parse(path(), bytes).is_ok_and(|rows| rows.iter().all(|row| llff::view(row).is_ok()))
+}
+
+/// A picture with its EXIF data, turned wherever that may be.
+pub fn picture(bytes: &[u8]) -> bool {
+    decode(path(), bytes, &|width, height| width < height).is_ok()
+}
+
+/// A mask of a picture of 64x48 pixels, reduced to 20x15.
+pub fn mask(bytes: &[u8]) -> bool {
+    let mask = MaskFile::Keeps(path().to_path_buf()).parse(path(), bytes, [64, 48], [20, 15]);
+    mask.is_ok_and(|mask| mask.len() == 300)
 }

@@ -65,7 +65,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<[f64; COLUMNS]>> {
 ///
 /// The 3x5 matrix (rows first) has the camera's down, right and back axes in the world, its position, and height, width
 /// and focal length in pixels; the last two numbers are the depths between which the camera sees its points.
-fn view(row: &[f64; COLUMNS]) -> Result<(Intrinsics, Pose, [f64; 3])> {
+pub(super) fn view(row: &[f64; COLUMNS]) -> Result<(Intrinsics, Pose, [f64; 3])> {
     let entry = |i: usize, j: usize| row[5 * i + j];
     let rotation = [0, 1, 2].map(|i| [entry(i, 1), entry(i, 0), -entry(i, 2)]);
     let pose = Pose::new(rotation, [0, 1, 2].map(|i| entry(i, 3)))?;

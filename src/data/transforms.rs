@@ -233,6 +233,12 @@ fn read_file(root: &Path, path: &Path) -> Result<Capture> {
     Ok(capture)
 }
 
+/// What the fuzzer sees: the views in `bytes`, without a start cloud.
+#[cfg(fuzzing)]
+pub(super) fn listed(root: &Path, path: &Path, bytes: &[u8]) -> Result<Capture> {
+    list(root, path, parse_bytes(path, bytes)?)
+}
+
 /// The views of `transforms`, read from `path`, whose images are looked for in `root`.
 fn list(root: &Path, path: &Path, transforms: Transforms) -> Result<Capture> {
     let layout = file_name(&path.to_string_lossy()).into();
