@@ -9,7 +9,7 @@
 //!
 //! # fn main() -> candle_radfoam::Result<()> {
 //! let path = std::env::temp_dir().join(format!("cloud-{}.ply", std::process::id()));
-//! let cloud = PointCloud { points: vec![[0.0, 1.0, 2.0]], colors: Some(vec![[255, 0, 10]]) };
+//! let cloud = PointCloud { points: vec![[0.0, 1.0, 2.0]], colors: Some(vec![[255, 0, 10]]), tracks: None };
 //! write_point_cloud(&path, &cloud)?;
 //! assert_eq!(read_point_cloud(&path)?, cloud);
 //! # std::fs::remove_file(path).ok();
@@ -29,14 +29,21 @@ pub struct PointCloud {
     pub points: Vec<[f64; 3]>,
     /// One RGB colour a point, sRGB-encoded.
     pub colors: Option<Vec<[u8; 3]>>,
+    /// In how many images each point was observed, where structure from motion says so. Not part of PLY files.
+    pub tracks: Option<Vec<u32>>,
 }
 
 /// The first bytes of what Git leaves in place of a file that is kept in LFS and was not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
+/// Whether `bytes` are what Git leaves in place of a file that was not fetched.
+pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(LFS_POINTER)
+}
+
 /// What `bytes` are, in words, when they are not what was hoped for: a Git LFS pointer, nothing, or their beginning.
 pub(crate) fn describe(bytes: &[u8]) -> String {
-    if bytes.starts_with(LFS_POINTER) {
+    if is_lfs_pointer(bytes) {
         "a Git LFS pointer (the file itself was not fetched: `git lfs pull`)".into()
     } else if bytes.is_empty() {
         "an empty file".into()
@@ -285,8 +292,12 @@ fn parse_header<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Encoding, Vec<Eleme
 /// header says, or holds a position that is not finite.
 pub fn read_point_cloud(path: impl AsRef<Path>) -> Result<PointCloud> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let (encoding, elements, rest) = parse_header(path, &bytes)?;
+    parse_point_cloud(path, &std::fs::read(path).map_err(|e| Error::io(path, e))?)
+}
+
+/// The point cloud in the `bytes` of the file `path`.
+pub(crate) fn parse_point_cloud(path: &Path, bytes: &[u8]) -> Result<PointCloud> {
+    let (encoding, elements, rest) = parse_header(path, bytes)?;
     let mut body = Body { path, encoding, bytes: rest };
     let at = elements.iter().position(|element| element.name == "vertex");
     let at = at.ok_or_else(|| Error::file(path, "header", "an element \"vertex\"", "none"))?;
@@ -323,7 +334,7 @@ pub fn read_point_cloud(path: impl AsRef<Path>) -> Result<PointCloud> {
             colors.push(rgb.map(|place| vertex.properties[place].scalar.level(values[place])));
         }
     }
-    Ok(PointCloud { points, colors })
+    Ok(PointCloud { points, colors, tracks: None })
 }
 
 /// Writes `cloud` as a binary PLY file, positions in double precision.
@@ -333,7 +344,7 @@ pub fn read_point_cloud(path: impl AsRef<Path>) -> Result<PointCloud> {
 /// If there is not one colour a point, or the file cannot be written.
 pub fn write_point_cloud(path: impl AsRef<Path>, cloud: &PointCloud) -> Result<()> {
     let path = path.as_ref();
-    let PointCloud { points, colors } = cloud;
+    let PointCloud { points, colors, .. } = cloud;
     if let Some(colors) = colors
         && colors.len() != points.len()
     {

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::dataset::{Resize, recognise};
-use super::{Image, Skipped};
+use rayon::prelude::*;
+
+use super::capture::{Listed, read};
+use super::{Image, Resize, Skipped};
 use crate::camera::Camera;
 use crate::{Error, Result};
 
@@ -43,14 +45,16 @@ pub fn list_views(
     default_size: Option<(u32, u32)>,
 ) -> Result<(Vec<ListedView>, Vec<Skipped>)> {
     let path = path.as_ref();
-    let capture = recognise(path)?;
+    let capture = read(path)?;
     let (mut views, mut skipped) = (Vec::new(), capture.skipped);
-    for listed in capture.listed {
-        let view = if listed.file.is_file() {
-            listed.load(resize).map(|view| (view.camera, Some(view.image)))
-        } else {
-            listed.camera_without_image(resize, default_size).map(|camera| (camera, None))
-        };
+    let look = |listed: &Listed| -> Result<_> {
+        if listed.file.is_file() {
+            return listed.load(resize).map(|view| (view.camera, Some(view.image)));
+        }
+        listed.camera_without_image(resize, default_size).map(|camera| (camera, None))
+    };
+    let looked: Vec<_> = capture.listed.par_iter().map(look).collect();
+    for (listed, view) in capture.listed.into_iter().zip(looked) {
         match view {
             Ok((camera, image)) => views.push(ListedView { name: listed.name, camera, image }),
             Err(error) => skipped.push(Skipped { name: listed.name, reason: error.to_string() }),
@@ -61,5 +65,6 @@ pub fn list_views(
         return Err(Error::file(path, "views", "at least one camera", format!("none{first}")));
     }
     views.sort_by(|a, b| a.name.cmp(&b.name));
+    skipped.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((views, skipped))
 }

@@ -1,24 +1,18 @@
-//! Loading a capture: layout, poses, images, split, start cloud, normalisation.
+//! Loading a capture: poses, images, masks, split, start cloud, normalisation.
 
-use std::collections::BTreeSet;
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::capture::{Capture, Listed, read};
+use super::mask::reduced;
 use super::normalization::{Normalization, extent};
-use super::{Image, colmap, transforms};
-use crate::camera::{Camera, Lens, Pose};
+use super::options::{LoadOptions, Resize, held_out};
+use super::{Bitmap, Image};
+use crate::camera::Camera;
 use crate::exchange::PointCloud;
 use crate::{Error, Result};
-
-/// Every how manieth view is held out when a capture has no split of its own, as Mip-NeRF 360 does it.
-const HELD_OUT: usize = 8;
-/// How much the aspect ratio of an image may differ from the one of its camera. Rounding the size of a reduced image
-/// stays far below it, a rotated image does not.
-const ASPECT_TOLERANCE: f64 = 0.05;
 
 /// An image with its camera, in normalised units.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +23,54 @@ pub struct View {
     pub camera: Camera,
     /// The image.
     pub image: Image,
+    /// The pixels that its mask lets count, by `row * width + column`; `None` where all do.
+    pub mask: Option<Bitmap>,
+}
+
+impl View {
+    /// A view without a mask.
+    pub fn new(name: impl Into<String>, camera: Camera, image: Image) -> Self {
+        Self { name: name.into(), camera, image, mask: None }
+    }
+
+    /// The pixels that can be trained on and scored, by `row * width + column`: those that the mask lets count and
+    /// that have a ray, being inside the valid field of the lens. `None` where that is all of them.
+    ///
+    /// # Errors
+    ///
+    /// If the mask or the image is not of the camera's size, or the image has 2^32 pixels or more.
+    pub fn in_use(&self) -> Result<Option<Bitmap>> {
+        self.check_size()?;
+        let without_ray = self.camera.pixels_without_ray();
+        if without_ray.is_empty() {
+            return Ok(self.mask.clone());
+        }
+        let masked = |pixel: usize| self.mask.as_ref().is_some_and(|mask| !mask.get(pixel));
+        let in_use = |pixel: usize| !masked(pixel) && without_ray.binary_search(&(pixel as u32)).is_err();
+        Bitmap::from_fn(self.num_pixels(), in_use).map(Some)
+    }
+
+    fn num_pixels(&self) -> usize {
+        self.camera.width as usize * self.camera.height as usize
+    }
+
+    /// That camera, image and mask are of one size.
+    pub(super) fn check_size(&self) -> Result<()> {
+        let (camera, image) = (&self.camera, &self.image);
+        let bytes = self.num_pixels().checked_mul(image.channels);
+        if (camera.width, camera.height, bytes) != (image.width, image.height, Some(image.data.len())) {
+            let expected = format!("an image of {}x{}", camera.width, camera.height);
+            let found = format!("{}x{} in {} bytes", image.width, image.height, image.data.len());
+            return Err(Error::config(&self.name, expected, found));
+        }
+        match &self.mask {
+            Some(mask) if mask.len() != self.num_pixels() => {
+                let expected = format!("a mask of {} pixels", self.num_pixels());
+                Err(Error::config(&self.name, expected, mask.len().to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A view of the capture that could not be used.
@@ -41,6 +83,47 @@ pub struct Skipped {
 }
 
 /// A capture in memory, in normalised units.
+///
+/// For a model of one's own, [`Pixels`](super::Pixels) gives the rays and the colours of the training views, and a
+/// plain loop does the rest. Errors (of a draw from pixels that are not in use, say) come back to it by `?`.
+///
+/// ```
+/// use candle_radfoam::camera::{Camera, Lens, Pose};
+/// use candle_radfoam::data::{Dataset, Image, Pixels, View};
+///
+/// // A model with three parameters: the mean colour. A field would look at the rays as well.
+/// struct Model([f32; 3]);
+/// impl Model {
+///     fn render(&self, _origin: [f32; 3], _direction: [f32; 3]) -> [f32; 3] {
+///         self.0
+///     }
+/// }
+///
+/// # fn main() -> candle_radfoam::Result<()> {
+/// # let camera = Camera {
+/// #     width: 4, height: 4, fx: 4.0, fy: 4.0, cx: 2.0, cy: 2.0,
+/// #     lens: Lens::Pinhole, world_from_camera: Pose::IDENTITY,
+/// # };
+/// # let view = View::new("one", camera, Image::new(4, 4, 3, vec![51; 48])?);
+/// # let dataset = Dataset::new("made here", vec![view], vec![], None)?;
+/// // let dataset = load("path/to/capture", &LoadOptions::default())?;
+/// let pixels = Pixels::new(&dataset.train)?;
+/// let counts = |&pixel: &u32| pixels.in_use().is_none_or(|in_use| in_use.get(pixel as usize));
+/// let in_use: Vec<u32> = (0..pixels.len() as u32).filter(counts).collect();
+/// let mut model = Model([0.5; 3]);
+/// for indices in in_use.chunks(8).cycle().take(200) {
+///     let batch = pixels.batch(indices)?;
+///     for ((&origin, &direction), &[r, g, b, _alpha]) in batch.origins.iter().zip(&batch.directions).zip(&batch.rgba) {
+///         let rgb = model.render(origin, direction);
+///         for (parameter, (seen, rendered)) in model.0.iter_mut().zip([r, g, b].into_iter().zip(rgb)) {
+///             *parameter += 0.05 * (seen - rendered);
+///         }
+///     }
+/// }
+/// assert!((model.0[0] - 0.2).abs() < 1e-3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// What the capture was recognised as.
@@ -60,270 +143,33 @@ pub struct Dataset {
     pub skipped: Vec<Skipped>,
     /// Whether any image has transparent pixels.
     pub has_alpha: bool,
-}
-
-/// The size at which images are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Resize {
-    /// As in the files.
-    #[default]
-    None,
-    /// Both sides divided by a factor, rounded.
-    Downsample(u32),
-    /// Every image at this size, not larger than in its file.
-    Size {
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
-    },
-}
-
-impl Resize {
-    /// The size for an image of `width` x `height` pixels.
+    /// The pixels, of all views, that masks hide. They are neither trained on nor scored.
+    pub num_masked: u64,
+    /// The pixels, of all views and beside those that masks hide, that have no ray because they lie outside the valid
+    /// field of their lens. They are neither trained on nor scored.
+    pub num_outside_lens: u64,
+    /// What the tool that wrote the capture did to the world of its reconstruction before it wrote poses and points:
+    /// rows of `[A | t]` in `world = A * original + t`. `None` if it does not say that it did anything.
     ///
-    /// # Errors
-    ///
-    /// If the setting has a zero in it, or asks for a size beyond the file's.
-    pub fn size(self, width: u32, height: u32) -> Result<(u32, u32)> {
-        match self {
-            Self::None => Ok((width, height)),
-            Self::Downsample(0) => Err(Error::config("resize", "a factor of at least 1", "0")),
-            Self::Downsample(factor) => Ok((divide(width, factor), divide(height, factor))),
-            Self::Size { width: w, height: h } if (1..=width).contains(&w) && (1..=height).contains(&h) => Ok((w, h)),
-            Self::Size { width: w, height: h } => {
-                let expected = format!("a size from 1x1 to the file's {width}x{height}");
-                Err(Error::config("resize", expected, format!("{w}x{h}")))
-            }
-        }
-    }
+    /// Poses and points are in the same world as written; this is for the way back, see
+    /// [`Dataset::original_position`].
+    pub applied_transform: Option<[[f64; 4]; 3]>,
 }
 
-/// `length / factor`, rounded, at least one pixel.
-fn divide(length: u32, factor: u32) -> u32 {
-    let rounded = (u64::from(length) + u64::from(factor / 2)) / u64::from(factor);
-    (rounded as u32).max(1)
-}
-
-impl FromStr for Resize {
-    type Err = Error;
-
-    /// `none`, a factor (`4`) or a size (`640x480`).
-    fn from_str(text: &str) -> Result<Self> {
-        let parsed = match text.split_once('x') {
-            _ if text == "none" => Some(Self::None),
-            Some((w, h)) => w.parse().ok().zip(h.parse().ok()).map(|(width, height)| Self::Size { width, height }),
-            None => text.parse().ok().map(Self::Downsample),
-        };
-        let positive = parsed
-            .filter(|resize| !matches!(resize, Self::Downsample(0)))
-            .filter(|resize| !matches!(resize, Self::Size { width, height } if *width == 0 || *height == 0));
-        positive.ok_or_else(|| Error::config("resize", "none, a factor or WIDTHxHEIGHT", format!("\"{text}\"")))
-    }
-}
-
-impl fmt::Display for Resize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::Downsample(factor) => write!(f, "{factor}"),
-            Self::Size { width, height } => write!(f, "{width}x{height}"),
-        }
-    }
-}
-
-/// Which views are held out for testing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum TestViews {
-    /// The capture's own split; if it has none, every 8th view by name, the first included.
-    #[default]
-    Default,
-    /// Every `n`th of all views by name, beginning with the one of index `offset < n`.
-    Every {
-        /// One of how many is held out.
-        n: usize,
-        /// Index of the first that is.
-        offset: usize,
-    },
-    /// The views of these names, with or without folder and ending.
-    Names(Vec<String>),
-}
-
-impl FromStr for TestViews {
-    type Err = Error;
-
-    /// `default`, `every:N[:OFFSET]` or `NAME,NAME,...`.
-    fn from_str(text: &str) -> Result<Self> {
-        let refuse = |found: &str| {
-            let expected = "default, every:N[:OFFSET] with OFFSET < N, or NAME,NAME,...";
-            Error::config("test_views", expected, format!("\"{found}\""))
-        };
-        if text == "default" {
-            return Ok(Self::Default);
-        }
-        if let Some(every) = text.strip_prefix("every:") {
-            let (n, offset) = every.split_once(':').unwrap_or((every, "0"));
-            let (n, offset) = n.parse().ok().zip(offset.parse().ok()).ok_or_else(|| refuse(text))?;
-            return if offset < n { Ok(Self::Every { n, offset }) } else { Err(refuse(text)) };
-        }
-        let names: Vec<String> = text.split(',').map(|name| name.trim().to_string()).collect();
-        if names.iter().any(String::is_empty) {
-            return Err(refuse(text));
-        }
-        Ok(Self::Names(names))
-    }
-}
-
-impl fmt::Display for TestViews {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::Every { n, offset } => write!(f, "every:{n}:{offset}"),
-            Self::Names(names) => f.write_str(&names.join(",")),
-        }
-    }
-}
-
-/// What to load of a capture, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LoadOptions {
-    /// The size at which images are kept. Default: as in the files.
-    pub resize: Resize,
-    /// Which views are held out. Default: the capture's own split, or every 8th.
-    pub test_views: TestViews,
-}
-
-/// A focal length as a file gives it.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Focal {
-    /// In pixels, along x and y.
-    Pixels([f64; 2]),
-    /// As full angles of view in radians, along x and perhaps y.
-    Angles(f64, Option<f64>),
-}
-
-/// Intrinsics as a file gives them: perhaps without a size, perhaps for another size than the image's.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Intrinsics {
-    pub size: Option<[f64; 2]>,
-    pub focal: Focal,
-    pub center: Option<[f64; 2]>,
-    pub lens: Lens,
-}
-
-impl Intrinsics {
-    /// The camera of an image whose file has `width` x `height` pixels.
-    fn camera(&self, pose: Pose, width: u32, height: u32) -> Result<Camera> {
-        let [w, h] = self.size.unwrap_or([f64::from(width), f64::from(height)]);
-        let (sx, sy) = (f64::from(width) / w, f64::from(height) / h);
-        let stretch = (sx / sy - 1.0).abs();
-        if stretch.is_nan() || stretch > ASPECT_TOLERANCE {
-            let expected = format!("the aspect ratio of the camera's {w}x{h}");
-            return Err(Error::config("image size", expected, format!("{width}x{height}")));
-        }
-        let [fx, fy] = match self.focal {
-            Focal::Pixels(focal) => focal,
-            Focal::Angles(x, y) => {
-                let focal = |angle: f64, side: f64| 0.5 * side / (0.5 * angle).tan();
-                let fx = focal(x, w);
-                [fx, y.map_or(fx, |angle| focal(angle, h))]
-            }
-        };
-        let [cx, cy] = self.center.unwrap_or([0.5 * w, 0.5 * h]);
-        let (fx, fy, cx, cy) = (fx * sx, fy * sy, cx * sx, cy * sy);
-        let camera = Camera { width, height, fx, fy, cx, cy, lens: self.lens, world_from_camera: pose };
-        camera.check()?;
-        Ok(camera)
-    }
-}
-
-/// A view as a capture lists it, its image not yet read.
-#[derive(Debug, Clone)]
-pub(super) struct Listed {
-    pub name: String,
-    pub file: PathBuf,
-    pub intrinsics: Intrinsics,
-    pub pose: Pose,
-}
-
-impl Listed {
-    pub fn load(&self, resize: Resize) -> Result<View> {
-        let mut camera = None;
-        let image = Image::open(&self.file, |width, height| {
-            let (w, h) = resize.size(width, height)?;
-            camera = Some(self.intrinsics.camera(self.pose, width, height)?.resized(w, h));
-            Ok((w, h))
-        })?;
-        let camera = camera.ok_or_else(|| Error::file(&self.file, "pixels", "an image", "none"))?;
-        Ok(View { name: self.name.clone(), camera, image })
-    }
-
-    /// The camera at the size that its capture gives, reduced by `resize`; or, where the capture gives angles of view
-    /// and no size, at `default_size` (width, height).
-    pub fn camera_without_image(&self, resize: Resize, default_size: Option<(u32, u32)>) -> Result<Camera> {
-        let pixels = |side: f64| (side >= 1.0 && side <= f64::from(u32::MAX)).then_some(side.round() as u32);
-        if let Some((width, height)) = self.intrinsics.size.and_then(|[w, h]| pixels(w).zip(pixels(h))) {
-            let (w, h) = resize.size(width, height)?;
-            return Ok(self.intrinsics.camera(self.pose, width, height)?.resized(w, h));
-        }
-        match (self.intrinsics.focal, default_size) {
-            (Focal::Angles(..), Some((width, height))) => self.intrinsics.camera(self.pose, width, height),
-            _ => Err(Error::config("w, h", "the size of an image that is not there", "none")),
-        }
-    }
-}
-
-/// A capture as its files describe it, its images not yet read.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Capture {
-    pub layout: String,
-    pub listed: Vec<Listed>,
-    pub cloud: Option<PointCloud>,
-    /// The names of the views of its own test split.
-    pub test: Option<BTreeSet<String>>,
-    pub skipped: Vec<Skipped>,
-}
-
-/// Recognises the layout in `path`. A COLMAP model comes first, as it has poses and points; its split is the one of
-/// a `transforms_test.json` beside it, if there is one.
-pub(super) fn recognise(path: &Path) -> Result<Capture> {
-    if path.is_file() {
-        return transforms::read_single(path);
-    }
-    if !path.is_dir() {
-        return Err(Error::io(path, std::io::Error::from(std::io::ErrorKind::NotFound)));
-    }
-    let described = path.join("transforms_train.json").is_file() || path.join("transforms.json").is_file();
-    let model = match colmap::find(path) {
-        // A text model is no obstacle where there are other files to read.
-        Err(_) if described => None,
-        model => model?,
-    };
-    if let Some(folder) = model {
-        let mut capture = colmap::read(path, folder)?;
-        if let Some(names) = transforms::test_names(path)? {
-            let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_string();
-            let own = capture.listed.iter().map(|view| view.name.clone()).filter(|name| names.contains(&last(name)));
-            let own: BTreeSet<_> = own.collect();
-            if !own.is_empty() {
-                capture.test = Some(own);
-                capture.layout += " and transforms_test.json";
-            }
-        }
-        return Ok(capture);
-    }
-    transforms::read(path)?.ok_or_else(|| {
-        let expected = "transforms_train.json, transforms.json or a COLMAP model (sparse/0/cameras.bin)";
-        Error::file(path, "capture", expected, "none of them")
-    })
-}
-
-/// Loads the capture in the folder `path`, or the one that the file `path` (a `transforms.json`) describes.
+/// Loads the capture in the folder `path`, or the one that the file `path` (a `transforms.json` or
+/// `poses_bounds.npy`) describes.
 ///
-/// Recognised are Blender's `transforms_{train,test,val}.json`, the `transforms.json` of instant-ngp and nerfstudio,
-/// and COLMAP's binary models. Views whose image is missing or broken are left out and listed in
-/// [`Dataset::skipped`]. Images are decoded on all cores; the result does not depend on how many there are.
-/// Masks and depth images that a capture may list are not read.
+/// What is recognised, see [`recognise`](super::recognise) and [`Format`](super::Format). Images are decoded on all
+/// cores, each core holding one at a time, at most twice; the result does not depend on how many cores there are.
+/// What a capture lists and what cannot be used is left out by name, with the reason, in [`Dataset::skipped`]: images
+/// that are missing, broken, or of another shape than their camera; masks likewise, as training on what a mask should
+/// have hidden would go unnoticed; views of a name that was listed before.
+///
+/// Of the parts of a `transforms_{train,test,val}.json`, test is held out and val is left out; without test, val is
+/// held out. Poses are those of the files: what a tool says that it applied to them is in
+/// [`Dataset::applied_transform`]. Pixels are taken as they are stored, except that an image whose size in the file
+/// contradicts its camera's is turned as its EXIF data says if that mends it. Depth images that a capture may list are
+/// neither read nor looked for, and shutters are taken to open for an instant.
 ///
 /// ```no_run
 /// use candle_radfoam::data::{LoadOptions, Resize, load};
@@ -332,13 +178,16 @@ pub(super) fn recognise(path: &Path) -> Result<Capture> {
 /// let options = LoadOptions { resize: Resize::Downsample(4), test_views: "every:8".parse()? };
 /// let dataset = load("path/to/capture", &options)?;
 /// println!("{}: {} + {} views", dataset.layout, dataset.train.len(), dataset.test.len());
+/// for skipped in &dataset.skipped {
+///     println!("left out {}: {}", skipped.name, skipped.reason);
+/// }
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Errors
 ///
-/// If no layout is recognised, a file that describes the capture is broken, a camera model is not supported, the
+/// If no format is recognised, a file that describes the capture is broken, a camera model is not supported, the
 /// test views are not there, or no view is left to train on.
 pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Dataset> {
     load_with_progress(path, options, &|_, _| {})
@@ -357,7 +206,7 @@ pub fn load_with_progress(
     let path = path.as_ref();
     // A setting that no image can satisfy is an error of its own, not a reason to leave every view out.
     options.resize.size(u32::MAX, u32::MAX)?;
-    let Capture { layout, listed, cloud, test, mut skipped } = recognise(path)?;
+    let Capture { format: _, layout, listed, cloud, landmarks, test, applied_transform, mut skipped } = read(path)?;
     let num_listed = listed.len() + skipped.len();
     let (mut present, missing): (Vec<_>, Vec<_>) = listed.into_iter().partition(|view| view.file.is_file());
     let absent = |view: Listed| Skipped { reason: format!("no such file: {}", view.file.display()), name: view.name };
@@ -389,46 +238,8 @@ pub fn load_with_progress(
         let found = format!("none of {num_listed} ({} held out, {} unusable{first})", test.len(), skipped.len());
         return Err(Error::file(path, "views", "at least one to train on", found));
     }
-    let mut dataset = Dataset::new(layout, train, test, cloud)?;
-    dataset.skipped = skipped;
-    Ok(dataset)
-}
-
-/// For each of the sorted `names`, whether it is held out.
-fn held_out(names: &[&str], test_views: &TestViews, own: Option<&BTreeSet<String>>) -> Result<Vec<bool>> {
-    let every = |n: usize, offset: usize| (0..names.len()).map(|i| i % n == offset).collect();
-    match (test_views, own) {
-        (TestViews::Default, Some(own)) => Ok(names.iter().map(|&name| own.contains(name)).collect()),
-        // A single view is for training.
-        (TestViews::Default, None) if names.len() == 1 => Ok(vec![false]),
-        (TestViews::Default, None) => Ok(every(HELD_OUT, 0)),
-        (&TestViews::Every { n, offset }, _) if offset < n => Ok(every(n, offset)),
-        (TestViews::Every { n, offset }, _) => {
-            Err(Error::config("test_views", format!("an offset below {n}"), offset.to_string()))
-        }
-        (TestViews::Names(wanted), _) => {
-            let mut held_out = vec![false; names.len()];
-            for wanted in wanted {
-                let exact = names.iter().position(|name| name == wanted);
-                let alike = || (0..names.len()).filter(|&i| same_view(names[i], wanted)).collect();
-                match exact.map_or_else(alike, |i| vec![i])[..] {
-                    [one] => held_out[one] = true,
-                    ref found => {
-                        let found = found.iter().map(|&i| names[i]).collect::<Vec<_>>().join(", ");
-                        let found = if found.is_empty() { "none".to_string() } else { found };
-                        return Err(Error::config("test_views", format!("one view named {wanted}"), found));
-                    }
-                }
-            }
-            Ok(held_out)
-        }
-    }
-}
-
-/// Whether `wanted` is the last part of `name`, with or without its ending.
-fn same_view(name: &str, wanted: &str) -> bool {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    last == wanted || last.rsplit_once('.').is_some_and(|(stem, _)| stem == wanted)
+    let dataset = Dataset::with_landmarks(layout, train, test, cloud, &landmarks)?;
+    Ok(Dataset { skipped, applied_transform, ..dataset })
 }
 
 impl Dataset {
@@ -439,23 +250,31 @@ impl Dataset {
     /// If there is no view to train on, or a camera is broken or not of its image's size.
     pub fn new(
         layout: impl Into<String>,
+        train: Vec<View>,
+        test: Vec<View>,
+        point_cloud: Option<PointCloud>,
+    ) -> Result<Self> {
+        Self::with_landmarks(layout, train, test, point_cloud, &[])
+    }
+
+    /// [`Dataset::new`], where `landmarks` stand in for the points in finding the centre if there are none.
+    fn with_landmarks(
+        layout: impl Into<String>,
         mut train: Vec<View>,
         mut test: Vec<View>,
         point_cloud: Option<PointCloud>,
+        landmarks: &[[f64; 3]],
     ) -> Result<Self> {
         if train.is_empty() {
             return Err(Error::config("train views", "at least one", "none"));
         }
-        for View { name, camera, image } in train.iter().chain(&test) {
-            camera.check()?;
-            if (camera.width, camera.height) != (image.width, image.height) {
-                let expected = format!("an image of {}x{}", camera.width, camera.height);
-                return Err(Error::config(name, expected, format!("{}x{}", image.width, image.height)));
-            }
+        for view in train.iter().chain(&test) {
+            view.camera.check()?;
+            view.check_size()?;
         }
         let mut point_cloud = point_cloud.filter(|cloud| !cloud.points.is_empty());
         let cameras: Vec<Camera> = train.iter().chain(&test).map(|view| view.camera).collect();
-        let points = point_cloud.as_ref().map_or(&[][..], |cloud| &cloud.points);
+        let points = point_cloud.as_ref().map_or(landmarks, |cloud| &cloud.points);
         let normalization = Normalization::of(&cameras, points);
         for view in train.iter_mut().chain(&mut test) {
             view.camera = normalization.apply_camera(&view.camera);
@@ -463,10 +282,14 @@ impl Dataset {
         for point in point_cloud.iter_mut().flat_map(|cloud| &mut cloud.points) {
             *point = normalization.apply(*point);
         }
+        let [num_masked, num_outside_lens] = unused_pixels(&train, &test)?;
         Ok(Self {
             layout: layout.into(),
             extent: extent(&train, point_cloud.as_ref()),
             has_alpha: train.iter().chain(&test).any(|view| view.image.channels == 4),
+            num_masked,
+            num_outside_lens,
+            applied_transform: None,
             train,
             test,
             point_cloud,
@@ -485,20 +308,60 @@ impl Dataset {
     pub fn resized(&self, factor: u32) -> Result<Self> {
         let resize = Resize::Downsample(factor);
         let reduce = |views: &[View]| -> Result<Vec<View>> {
-            let reduced = views.par_iter().map(|View { name, camera, image }| {
-                let (width, height) = resize.size(image.width, image.height)?;
-                let image = if factor == 1 { image.clone() } else { image.reduced(width, height) };
-                Ok(View { name: name.clone(), camera: camera.resized(width, height), image })
+            let reduced = views.par_iter().map(|view| {
+                let from = [view.image.width, view.image.height];
+                let (width, height) = resize.size(from[0], from[1])?;
+                if factor == 1 {
+                    return Ok(view.clone());
+                }
+                let mask = view.mask.as_ref();
+                let mask = mask.map(|mask| reduced(&|pixel| mask.get(pixel), from, [width, height])).transpose()?;
+                let (camera, image) = (view.camera.resized(width, height), view.image.reduced(width, height));
+                Ok(View { name: view.name.clone(), camera, image, mask })
             });
             reduced.collect()
         };
+        let (train, test) = (reduce(&self.train)?, reduce(&self.test)?);
+        let [num_masked, num_outside_lens] = unused_pixels(&train, &test)?;
         Ok(Self {
-            train: reduce(&self.train)?,
-            test: reduce(&self.test)?,
+            train,
+            test,
+            num_masked,
+            num_outside_lens,
             layout: self.layout.clone(),
             point_cloud: self.point_cloud.clone(),
             skipped: self.skipped.clone(),
             ..*self
         })
     }
+    /// A position in normalised units, in the world of the reconstruction that the capture was made from: the way back
+    /// through [`Dataset::normalization`] and [`Dataset::applied_transform`].
+    pub fn original_position(&self, normalized: [f64; 3]) -> [f64; 3] {
+        let world = self.normalization.invert(normalized);
+        match self.applied_transform {
+            Some(transform) => invert_affine(&transform, world),
+            None => world,
+        }
+    }
+}
+
+/// `A⁻¹ (world - t)` for rows `[A | t]`, by Cramer's rule.
+fn invert_affine(rows: &[[f64; 4]; 3], world: [f64; 3]) -> [f64; 3] {
+    let column = |j: usize| rows.map(|row| row[j]);
+    let offset = [0, 1, 2].map(|i| world[i] - rows[i][3]);
+    let det = |a: [f64; 3], b: [f64; 3], c: [f64; 3]| {
+        a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+    };
+    let [a, b, c] = [0, 1, 2].map(column);
+    [det(offset, b, c), det(a, offset, c), det(a, b, offset)].map(|d| d / det(a, b, c))
+}
+
+/// The pixels that masks hide, and those without a ray beside them.
+fn unused_pixels(train: &[View], test: &[View]) -> Result<[u64; 2]> {
+    let unused = train.par_iter().chain(test).map(|view| {
+        let used = view.in_use()?.map_or(view.num_pixels(), |in_use| in_use.count() as usize);
+        let unmasked = view.mask.as_ref().map_or(view.num_pixels(), |mask| mask.count() as usize);
+        Ok([view.num_pixels() - unmasked, unmasked - used].map(|count| count as u64))
+    });
+    unused.try_reduce(|| [0; 2], |a, b| Ok([a[0] + b[0], a[1] + b[1]]))
 }

@@ -1,10 +1,10 @@
-//! 8-bit images with premultiplied alpha, decoded from PNG and JPEG files and reduced by area.
+//! 8-bit images with premultiplied alpha, decoded from files and reduced by area.
 
 use std::path::Path;
 
-use ::image::{DynamicImage, ImageReader};
+use ::image::DynamicImage;
 
-use crate::exchange::describe;
+use super::decode::decode;
 use crate::{Error, Result};
 
 /// An image of 8-bit sRGB-encoded levels, rows from the top.
@@ -39,51 +39,48 @@ impl Image {
         Ok(Self { width, height, channels, data })
     }
 
-    /// Reads a PNG or JPEG file: grey or colour, 8 or 16 bits, with or without (straight) alpha.
+    /// Reads a PNG, JPEG, WebP or TIFF file, whatever its name's ending: grey or colour, 8 or 16 bits, with or without
+    /// (straight) alpha.
     ///
     /// `size` gives the size to store from the size in the file. The reduction averages premultiplied colours over
     /// the area of each new pixel, from the file's full precision, and rounds to 8 bits once. An orientation in the
-    /// file's EXIF data is not applied: poses refer to the pixels as they are stored.
+    /// file's EXIF data is not applied: it is the camera that says whether it should be, and there is none here.
     ///
     /// # Errors
     ///
     /// If the file cannot be read or is not an image that can be decoded, or `size` refuses.
     pub fn open(path: impl AsRef<Path>, size: impl FnOnce(u32, u32) -> Result<(u32, u32)>) -> Result<Self> {
-        let path = path.as_ref();
+        Self::open_upright(path.as_ref(), &|_, _| true, size)
+    }
+
+    /// Like [`Image::open`], turned as the EXIF data says if only that makes the size one that `fits`.
+    pub(super) fn open_upright(
+        path: &Path,
+        fits: &dyn Fn(u32, u32) -> bool,
+        size: impl FnOnce(u32, u32) -> Result<(u32, u32)>,
+    ) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let reader = ImageReader::new(std::io::Cursor::new(&bytes));
-        let reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
-        if reader.format().is_none() {
-            return Err(Error::file(path, "header", "a PNG or JPEG image", describe(&bytes)));
+        let (picture, _) = decode(path, &bytes, fits)?;
+        // The file's bytes are no longer needed while the picture is reduced.
+        drop(bytes);
+        let from = (picture.width(), picture.height());
+        let to = size(from.0, from.1)?;
+        if to.0 == 0 || to.1 == 0 {
+            return Err(Error::config("image size", "at least one pixel", format!("{}x{}", to.0, to.1)));
         }
-        let decoded = reader.decode();
-        let decoded = decoded.map_err(|e| Error::file(path, "pixels", "a PNG or JPEG image", e.to_string()))?;
-        let (width, height) = (decoded.width(), decoded.height());
-        let new = size(width, height)?;
-        let from = (width, height);
-        let decoded = if decoded.color().has_alpha() { opaque_to_rgb(decoded) } else { decoded };
-        match decoded {
-            deep if deep.color().has_alpha() => {
-                let levels = deep.into_rgba16().into_raw();
-                Ok(area(from, new, 4, |row, out| {
-                    let row = levels[row * out.len()..].chunks_exact(4);
-                    for (out, pixel) in out.chunks_exact_mut(4).zip(row) {
-                        let alpha = f32::from(pixel[3]) / WIDE_LEVEL;
-                        out[3] = alpha;
-                        for (out, &level) in out.iter_mut().zip(&pixel[..3]) {
-                            *out = f32::from(level) * (alpha / f32::from(u16::MAX));
-                        }
-                    }
-                }))
+        match picture {
+            DynamicImage::ImageRgb8(pixels) => Self::new(from.0, from.1, 3, pixels.into_raw())?.resized(to.0, to.1),
+            DynamicImage::ImageRgba8(pixels) => Ok(from_levels::<4, _>(pixels.as_raw(), from, to)),
+            DynamicImage::ImageLuma8(pixels) => Ok(from_levels::<1, _>(pixels.as_raw(), from, to)),
+            DynamicImage::ImageLumaA8(pixels) => Ok(from_levels::<2, _>(pixels.as_raw(), from, to)),
+            DynamicImage::ImageRgb16(pixels) => Ok(from_levels::<3, _>(pixels.as_raw(), from, to)),
+            DynamicImage::ImageRgba16(pixels) => Ok(from_levels::<4, _>(pixels.as_raw(), from, to)),
+            DynamicImage::ImageLuma16(pixels) => Ok(from_levels::<1, _>(pixels.as_raw(), from, to)),
+            DynamicImage::ImageLumaA16(pixels) => Ok(from_levels::<2, _>(pixels.as_raw(), from, to)),
+            other => {
+                let found = format!("{:?}", other.color());
+                Err(Error::file(path, "pixels", "8 or 16 bits a channel", found))
             }
-            DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => {
-                let levels = decoded.into_rgb16().into_raw();
-                Ok(area(from, new, 3, |row, out| {
-                    let row = &levels[row * out.len()..];
-                    out.iter_mut().zip(row).for_each(|(out, &level)| *out = f32::from(level) / WIDE_LEVEL);
-                }))
-            }
-            narrow => Self::new(width, height, 3, narrow.into_rgb8().into_raw())?.resized(new.0, new.1),
         }
     }
 
@@ -138,32 +135,65 @@ pub(crate) fn rgba(levels: &[u8]) -> [f32; 4] {
     }
 }
 
-/// Drops an alpha channel that says nothing.
-fn opaque_to_rgb(image: DynamicImage) -> DynamicImage {
-    match image {
-        DynamicImage::ImageRgba8(ref pixels) if pixels.pixels().all(|p| p[3] == u8::MAX) => {
-            DynamicImage::ImageRgb8(image.into_rgb8())
-        }
-        DynamicImage::ImageLumaA8(ref pixels) if pixels.pixels().all(|p| p[1] == u8::MAX) => {
-            DynamicImage::ImageRgb8(image.into_rgb8())
-        }
-        DynamicImage::ImageRgba16(ref pixels) if pixels.pixels().all(|p| p[3] == u16::MAX) => {
-            DynamicImage::ImageRgb16(image.into_rgb16())
-        }
-        DynamicImage::ImageLumaA16(ref pixels) if pixels.pixels().all(|p| p[1] == u16::MAX) => {
-            DynamicImage::ImageRgb16(image.into_rgb16())
-        }
-        other => other,
+/// A level of 8 or 16 bits, on the scale of 16.
+trait Level: Copy {
+    fn wide(self) -> f32;
+    fn is_most(self) -> bool;
+}
+
+impl Level for u8 {
+    fn wide(self) -> f32 {
+        f32::from(self) * WIDE_LEVEL
     }
+    fn is_most(self) -> bool {
+        self == Self::MAX
+    }
+}
+
+impl Level for u16 {
+    fn wide(self) -> f32 {
+        f32::from(self)
+    }
+    fn is_most(self) -> bool {
+        self == Self::MAX
+    }
+}
+
+/// The image of size `to` of `levels` of size `from`, with `N` channels: grey or RGB, the last alpha if `N` is even.
+/// An alpha channel that says nothing is dropped. Nothing is copied at full size.
+fn from_levels<const N: usize, L: Level>(levels: &[L], from: (u32, u32), to: (u32, u32)) -> Image {
+    let row = |row: usize| levels[row * from.0 as usize * N..].chunks_exact(N);
+    // Where a grey pixel has its one level, a coloured one has three.
+    let color = if N < 3 { [0, 0, 0] } else { [0, 1, 2] };
+    if N % 2 == 1 || levels.chunks_exact(N).all(|pixel| pixel[N - 1].is_most()) {
+        return area(from, to, 3, |at, out| {
+            for (out, pixel) in out.chunks_exact_mut(3).zip(row(at)) {
+                out.iter_mut().zip(color).for_each(|(out, channel)| *out = pixel[channel].wide() / WIDE_LEVEL);
+            }
+        });
+    }
+    area(from, to, 4, |at, out| {
+        for (out, pixel) in out.chunks_exact_mut(4).zip(row(at)) {
+            let alpha = pixel[N - 1].wide() / WIDE_LEVEL;
+            out[3] = alpha;
+            let share = alpha / f32::from(u16::MAX);
+            out.iter_mut().zip(color).for_each(|(out, channel)| *out = pixel[channel].wide() * share);
+        }
+    })
+}
+
+/// The pixels of `from` that pixel `at` of `to` covers, in whole or in part.
+pub(super) fn covered(at: usize, from: usize, to: usize) -> std::ops::Range<usize> {
+    at * from / to..((at + 1) * from).div_ceil(to)
 }
 
 /// Pixels `first..first + weights.len()` of `from` that pixel `at` of `to` covers, with the share of each.
 fn coverage(at: usize, from: usize, to: usize) -> (usize, Vec<f32>) {
     // In units of 1 / to of an old pixel, everything is an integer.
     let (low, high) = (at * from, (at + 1) * from);
-    let first = low / to;
     let share = |i: usize| ((i + 1) * to).min(high) - (i * to).max(low);
-    (first, (first..high.div_ceil(to)).map(|i| share(i) as f32 / from as f32).collect())
+    let covered = covered(at, from, to);
+    (covered.start, covered.map(|i| share(i) as f32 / from as f32).collect())
 }
 
 /// The image of size `to` whose pixels are the means, over their areas, of the image of size `from` whose rows

@@ -34,7 +34,7 @@ const CHUNK: usize = 1024;
 ///     world_from_camera: Pose::IDENTITY,
 /// };
 /// let image = Image::new(3, 2, 3, vec![255; 18])?;
-/// let pixels = Pixels::new(&[View { name: "one".into(), camera, image }])?;
+/// let pixels = Pixels::new(&[View::new("one", camera, image)])?;
 /// assert_eq!(pixels.locate(4), Some((0, 1, 1)));
 /// let batch = pixels.batch(&[0, 4])?;
 /// assert_eq!(batch.rgba[1], [1.0; 4]);
@@ -81,25 +81,19 @@ impl Pixels {
     ///
     /// # Errors
     ///
-    /// If there are 2^32 - 1 pixels or more, no pixel at all, or an image is not of its camera's size.
+    /// If there are 2^32 - 1 pixels or more, no pixel (or none in use, see [`Pixels::in_use`]), or an image or a mask is
+    /// not of its camera's size.
     pub fn new(views: &[View]) -> Result<Self> {
         let channels = if views.iter().any(|view| view.image.channels == 4) { 4 } else { 3 };
         let mut offsets = vec![0_u32];
         let mut total = 0_u64;
-        for View { name, camera, image } in views {
-            let shape = (image.width, image.height, image.data.len());
-            let num_pixels = u64::from(camera.width) * u64::from(camera.height);
-            let bytes = usize::try_from(num_pixels).ok().and_then(|n| n.checked_mul(image.channels));
-            if bytes.is_none_or(|bytes| (camera.width, camera.height, bytes) != shape) {
-                let expected = format!("an image of {}x{}", camera.width, camera.height);
-                let found = format!("{}x{} in {} bytes", image.width, image.height, image.data.len());
-                return Err(Error::config(name, expected, found));
-            }
-            total += num_pixels;
+        for view in views {
+            view.check_size()?;
+            total += u64::from(view.camera.width) * u64::from(view.camera.height);
             // The last index stays free, for use as a mark.
             let end = u32::try_from(total).ok().filter(|&end| end < u32::MAX);
-            offsets
-                .push(end.ok_or_else(|| Error::config("pixels", "fewer than 2^32 - 1", format!("{total} by {name}")))?);
+            let found = || Error::config("pixels", "fewer than 2^32 - 1", format!("{total} by {}", view.name));
+            offsets.push(end.ok_or_else(found)?);
         }
         if total == 0 {
             return Err(Error::config("pixels", "at least one", "none"));
@@ -113,13 +107,16 @@ impl Pixels {
             }
         }
         let cameras: Vec<Camera> = views.iter().map(|view| view.camera).collect();
-        let without_ray: Vec<u32> = cameras
-            .par_iter()
-            .zip(&offsets)
-            .flat_map_iter(|(camera, offset)| camera.pixels_without_ray().into_iter().map(move |pixel| offset + pixel))
-            .collect();
-        let in_use = |pixel: usize| without_ray.binary_search(&(pixel as u32)).is_err();
-        let in_use = (!without_ray.is_empty()).then(|| Bitmap::from_fn(total as usize, in_use)).transpose()?;
+        let of_views = views.par_iter().map(View::in_use).collect::<Result<Vec<_>>>()?;
+        let in_use = |pixel: usize| {
+            let view = offsets.partition_point(|&offset| offset as usize <= pixel) - 1;
+            of_views[view].as_ref().is_none_or(|in_use| in_use.get(pixel - offsets[view] as usize))
+        };
+        let all = of_views.iter().all(Option::is_none);
+        let in_use = (!all).then(|| Bitmap::from_fn(total as usize, in_use)).transpose()?;
+        if in_use.as_ref().is_some_and(|in_use| in_use.count() == 0) {
+            return Err(Error::config("pixels", "at least one in use", format!("none of {total}")));
+        }
         Ok(Self { data, channels, offsets, cameras, in_use })
     }
 
@@ -148,8 +145,8 @@ impl Pixels {
         self.channels
     }
 
-    /// The pixels that can be trained on: those inside the valid field of their lens. `None` where that is all of
-    /// them, as in nearly every capture.
+    /// The pixels that can be trained on: those that masks let count, inside the valid field of their lens. `None`
+    /// where that is all of them.
     pub fn in_use(&self) -> Option<&Bitmap> {
         self.in_use.as_ref()
     }

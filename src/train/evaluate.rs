@@ -31,6 +31,9 @@ pub struct Evaluation {
     pub ssim: f64,
     /// The score of each.
     pub views: Vec<ViewScore>,
+    /// The names of the views that have too few pixels in use to be scored; they count in no mean.
+    #[serde(default)]
+    pub skipped: Vec<String>,
 }
 
 impl Evaluation {
@@ -41,16 +44,21 @@ impl Evaluation {
             view.psnr_db = view.psnr_db.min(MAX_PSNR_DB);
         }
         let mean = |value: fn(&ViewScore) -> f64| views.iter().map(value).sum::<f64>() / views.len() as f64;
-        Self { psnr_db: mean(|v| v.psnr_db), ssim: mean(|v| v.ssim), views }
+        Self { psnr_db: mean(|v| v.psnr_db), ssim: mean(|v| v.ssim), views, skipped: Vec::new() }
     }
 }
 
 /// Renders `views` over `background` and scores them; `on_view` is given the index, the view and the rendering of
 /// each.
 ///
+/// Pixels that are not in use ([`View::in_use`]: masked, or outside the field of the lens) are not scored, see
+/// [`metrics::psnr_in_use_db`] and [`metrics::ssim_in_use`]. A view in which none is, or none in the middle of a window
+/// of SSIM, is rendered and named in [`Evaluation::skipped`].
+///
 /// # Errors
 ///
-/// No views at all; those of rendering, of the metrics (an image too small for SSIM) and of `on_view`.
+/// No views at all, or none that can be scored; those of rendering, of the metrics (an image too small for SSIM) and of
+/// `on_view`.
 pub fn evaluate_views<F>(
     foam: &Foam,
     views: &[View],
@@ -65,17 +73,25 @@ where
         return Err(Error::config("views", "at least one view to evaluate", "none"));
     }
     let renderer = foam.renderer()?;
-    let mut scores = Vec::with_capacity(views.len());
+    let (mut scores, mut skipped) = (Vec::with_capacity(views.len()), Vec::new());
     for (i, view) in views.iter().enumerate() {
         let rendering = renderer.render(&view.camera, background, settings)?;
         let truth = view.image.over(background);
         let (width, height) = (view.camera.width as usize, view.camera.height as usize);
-        scores.push(ViewScore {
-            name: view.name.clone(),
-            psnr_db: metrics::psnr_db(rendering.rgb.as_flattened(), truth.as_flattened())?,
-            ssim: metrics::ssim(rendering.rgb.as_flattened(), truth.as_flattened(), width, height)?,
-        });
+        let (image, truth) = (rendering.rgb.as_flattened(), truth.as_flattened());
+        let score = match view.in_use()? {
+            None => Some((metrics::psnr_db(image, truth)?, metrics::ssim(image, truth, width, height)?)),
+            Some(in_use) => metrics::psnr_in_use_db(image, truth, &in_use)?
+                .zip(metrics::ssim_in_use(image, truth, width, height, &in_use)?),
+        };
+        match score {
+            Some((psnr_db, ssim)) => scores.push(ViewScore { name: view.name.clone(), psnr_db, ssim }),
+            None => skipped.push(view.name.clone()),
+        }
         on_view(i, view, &rendering)?;
     }
-    Ok(Evaluation::of(scores))
+    if scores.is_empty() {
+        return Err(Error::config("views", "at least one with pixels in use", skipped.join(", ")));
+    }
+    Ok(Evaluation { skipped, ..Evaluation::of(scores) })
 }

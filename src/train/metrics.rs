@@ -15,6 +15,7 @@
 
 use rayon::prelude::*;
 
+use crate::data::Bitmap;
 use crate::{Error, Result};
 
 const CHANNELS: usize = 3;
@@ -24,6 +25,8 @@ const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 const K1: f64 = 0.01;
 const K2: f64 = 0.03;
+/// Of x, y, x^2, y^2 and x y.
+const MOMENTS: usize = 5;
 
 mod sealed {
     pub trait Sealed {}
@@ -63,6 +66,24 @@ pub fn psnr_db<L: Level>(image: &[f32], truth: &[L]) -> Result<f64> {
     Ok(decibels(squares.iter().sum::<f64>() / image.len() as f64))
 }
 
+/// [`psnr_db`] over the pixels in use alone, by `row * width + column`; what the others hold does not matter, if it is
+/// finite. `None` where no pixel is in use.
+///
+/// # Errors
+///
+/// As [`psnr_db`], and if there is not one bit a pixel.
+pub fn psnr_in_use_db<L: Level>(image: &[f32], truth: &[L], in_use: &Bitmap) -> Result<Option<f64>> {
+    check(image, truth)?;
+    check_in_use(image, in_use)?;
+    let pixels = image.chunks_exact(CHANNELS).zip(truth.chunks_exact(CHANNELS)).enumerate();
+    let square = |(image, truth): (&[f32], &[L])| -> f64 {
+        image.iter().zip(truth).map(|(&x, &y)| (as_saved(x) - y.level()).powi(2)).sum()
+    };
+    let sum: f64 = pixels.filter(|&(pixel, _)| in_use.get(pixel)).map(|(_, values)| square(values)).sum();
+    let count = in_use.count() as usize * CHANNELS;
+    Ok((count > 0).then(|| decibels(sum / count as f64)))
+}
+
 /// The mean of the three channels' PSNRs in dB: how the reference implementation of radiant foams measures, for
 /// comparison with its numbers. Never below [`psnr_db`], because the logarithm is concave.
 ///
@@ -92,14 +113,7 @@ pub fn psnr_per_channel_db<L: Level>(image: &[f32], truth: &[L]) -> Result<f64> 
 ///
 /// [`Error::Tensor`] if a side is less than 11 pixels, a length is not `3 width height`, or a value is not finite.
 pub fn ssim<L: Level>(image: &[f32], truth: &[L], width: usize, height: usize) -> Result<f64> {
-    if width < WINDOW || height < WINDOW {
-        let found = format!("{width}x{height}");
-        return Err(Error::tensor("image", format!("at least {WINDOW}x{WINDOW} pixels for SSIM"), found));
-    }
-    if width.checked_mul(height).and_then(|n| n.checked_mul(CHANNELS)) != Some(image.len()) {
-        let expected = format!("3 channels of {width}x{height} pixels");
-        return Err(Error::tensor("image", expected, format!("{} values", image.len())));
-    }
+    check_windows(image, width, height)?;
     check(image, truth)?;
     let x: Vec<f64> = image.par_iter().map(|&v| as_saved(v)).collect();
     let y: Vec<f64> = truth.par_iter().map(|&v| v.level()).collect();
@@ -110,17 +124,63 @@ pub fn ssim<L: Level>(image: &[f32], truth: &[L], width: usize, height: usize) -
     Ok(row_sums.iter().sum::<f64>() / (rows * (width - WINDOW + 1) * CHANNELS) as f64)
 }
 
+/// [`ssim`] of the pixels in use, by `row * width + column`: the mean over the windows, inside the picture as a whole,
+/// whose middle is in use. `None` where there are none.
+///
+/// A window sees only its pixels in use: the Gaussian is taken over these and normalised again. So what the others hold
+/// does not matter, if it is finite, and where all are in use this is [`ssim`], up to rounding.
+///
+/// # Errors
+///
+/// As [`ssim`], and if there is not one bit a pixel.
+pub fn ssim_in_use<L: Level>(
+    image: &[f32],
+    truth: &[L],
+    width: usize,
+    height: usize,
+    in_use: &Bitmap,
+) -> Result<Option<f64>> {
+    check_windows(image, width, height)?;
+    check(image, truth)?;
+    check_in_use(image, in_use)?;
+    let used: Vec<f64> = (0..image.len()).map(|i| f64::from(u8::from(in_use.get(i / CHANNELS)))).collect();
+    let x: Vec<f64> = image.par_iter().zip(&used).map(|(&v, used)| used * as_saved(v)).collect();
+    let y: Vec<f64> = truth.par_iter().zip(&used).map(|(&v, used)| used * v.level()).collect();
+    let (weights, stride) = (gaussian(), width * CHANNELS);
+    let rows = 0..=height - WINDOW;
+    let rows = rows.into_par_iter().map(|row| {
+        let moments = window_means([&x, &y], stride, row, &weights);
+        let [shares, ..] = window_means([&used, &[]], stride, row, &weights);
+        let middles = &used[(row + WINDOW / 2) * stride + WINDOW / 2 * CHANNELS..];
+        let middles = (0..shares.len()).filter(|&j| middles[j] > 0.0);
+        middles.fold((0.0, 0), |(sum, count), j| {
+            (sum + similarity(moments.each_ref().map(|means| means[j] / shares[j])), count + 1)
+        })
+    });
+    let rows: Vec<(f64, usize)> = rows.collect();
+    let (sum, count) = rows.iter().fold((0.0, 0), |(sum, count), row| (sum + row.0, count + row.1));
+    Ok((count > 0).then(|| sum / count as f64))
+}
+
 /// Sum of the similarities of the windows whose upper edge is `row`; `stride` values lie in a row.
+fn row_similarity(x: &[f64], y: &[f64], stride: usize, row: usize, weights: &[f64; WINDOW]) -> f64 {
+    let moments = window_means([x, y], stride, row, weights);
+    (0..moments[0].len()).map(|j| similarity(moments.each_ref().map(|means| means[j]))).sum()
+}
+
+/// Means of x, y, x^2, y^2 and x y over the windows whose upper edge is `row`; of x alone if there is no y.
 ///
 /// The windows are separable: first down the columns, for x, y and their products at once, then along the row.
-fn row_similarity(x: &[f64], y: &[f64], stride: usize, row: usize, weights: &[f64; WINDOW]) -> f64 {
-    const C1: f64 = K1 * K1;
-    const C2: f64 = K2 * K2;
-    /// Of x, y, x^2, y^2 and x y.
-    const MOMENTS: usize = 5;
-    let mut down: [Vec<f64>; MOMENTS] = std::array::from_fn(|_| vec![0.0; stride]);
+fn window_means([x, y]: [&[f64]; 2], stride: usize, row: usize, weights: &[f64; WINDOW]) -> [Vec<f64>; MOMENTS] {
+    let alone = y.is_empty();
+    let mut down: [Vec<f64>; MOMENTS] =
+        std::array::from_fn(|moment| if alone && moment > 0 { Vec::new() } else { vec![0.0; stride] });
     for (i, &weight) in weights.iter().enumerate() {
         let here = (row + i) * stride..(row + i + 1) * stride;
+        if alone {
+            down[0].iter_mut().zip(&x[here]).for_each(|(sum, x)| *sum += weight * x);
+            continue;
+        }
         let (x, y) = (&x[here.clone()], &y[here]);
         let [mx, my, xx, yy, xy] = down.each_mut().map(|sum| &mut sum[..stride]);
         for j in 0..stride {
@@ -135,20 +195,22 @@ fn row_similarity(x: &[f64], y: &[f64], stride: usize, row: usize, weights: &[f6
     // One value at a time would be a sum of eleven far apart; row by row, the additions of neighbours are vectors.
     let windows = stride - (WINDOW - 1) * CHANNELS;
     let along = |down: &Vec<f64>| {
-        let mut sums = vec![0.0; windows];
-        for (i, &weight) in weights.iter().enumerate() {
+        let mut sums = vec![0.0; if down.is_empty() { 0 } else { windows }];
+        for (i, &weight) in weights.iter().enumerate().filter(|_| !down.is_empty()) {
             sums.iter_mut().zip(&down[i * CHANNELS..]).for_each(|(sum, value)| *sum += weight * value);
         }
         sums
     };
-    let [mx, my, xx, yy, xy] = down.each_ref().map(along);
-    (0..windows)
-        .map(|j| {
-            let (mx, my) = (mx[j], my[j]);
-            let (vx, vy, vxy) = (xx[j] - mx * mx, yy[j] - my * my, xy[j] - mx * my);
-            (2.0 * mx * my + C1) * (2.0 * vxy + C2) / ((mx * mx + my * my + C1) * (vx + vy + C2))
-        })
-        .sum()
+    down.each_ref().map(along)
+}
+
+/// The similarity of a window from its means of x, y, x^2, y^2 and x y.
+#[inline]
+fn similarity([mx, my, xx, yy, xy]: [f64; MOMENTS]) -> f64 {
+    const C1: f64 = K1 * K1;
+    const C2: f64 = K2 * K2;
+    let (vx, vy, vxy) = (xx - mx * mx, yy - my * my, xy - mx * my);
+    (2.0 * mx * my + C1) * (2.0 * vxy + C2) / ((mx * mx + my * my + C1) * (vx + vy + C2))
 }
 
 fn gaussian() -> [f64; WINDOW] {
@@ -175,6 +237,26 @@ fn channel_squares<L: Level>(image: &[f32], truth: &[L]) -> Result<[f64; CHANNEL
         squares[i % CHANNELS] += (as_saved(x) - y.level()).powi(2);
     }
     Ok(squares)
+}
+
+fn check_in_use(image: &[f32], in_use: &Bitmap) -> Result<()> {
+    if in_use.len() == image.len() / CHANNELS {
+        return Ok(());
+    }
+    let expected = format!("{} pixels, as the image has", image.len() / CHANNELS);
+    Err(Error::tensor("in_use", expected, in_use.len().to_string()))
+}
+
+fn check_windows(image: &[f32], width: usize, height: usize) -> Result<()> {
+    if width < WINDOW || height < WINDOW {
+        let found = format!("{width}x{height}");
+        return Err(Error::tensor("image", format!("at least {WINDOW}x{WINDOW} pixels for SSIM"), found));
+    }
+    if width.checked_mul(height).and_then(|n| n.checked_mul(CHANNELS)) != Some(image.len()) {
+        let expected = format!("3 channels of {width}x{height} pixels");
+        return Err(Error::tensor("image", expected, format!("{} values", image.len())));
+    }
+    Ok(())
 }
 
 fn check<L: Level>(image: &[f32], truth: &[L]) -> Result<()> {
