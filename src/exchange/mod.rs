@@ -1,0 +1,37 @@
+//! Point clouds in PLY files.
+//!
+//! Reads ASCII and binary (either byte order) PLY with properties of any type and order; further properties,
+//! elements and lists are skipped. A header is never believed further than the bytes that are there: a file that
+//! announces more than it holds is refused before anything of that size is allocated.
+//!
+//! ```
+//! use candle_radfoam::exchange::{PointCloud, read_point_cloud, write_point_cloud};
+//!
+//! # fn main() -> candle_radfoam::Result<()> {
+//! let path = std::env::temp_dir().join(format!("cloud-{}.ply", std::process::id()));
+//! let cloud = PointCloud { points: vec![[0.0, 1.0, 2.0]], colors: Some(vec![[255, 0, 10]]) };
+//! write_point_cloud(&path, &cloud)?;
+//! assert_eq!(read_point_cloud(&path)?, cloud);
+//! # std::fs::remove_file(path).ok();
+//! # Ok(())
+//! # }
+//! ```
+
+mod ply;
+mod point_cloud;
+
+pub use point_cloud::{PointCloud, read_point_cloud, write_point_cloud};
+
+/// The first bytes of what Git leaves in place of a file that is kept in LFS and was not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+/// What `bytes` are, in words, when they are not what was hoped for: a Git LFS pointer, nothing, or their beginning.
+pub(crate) fn describe(bytes: &[u8]) -> String {
+    if bytes.starts_with(LFS_POINTER) {
+        "a Git LFS pointer (the file itself was not fetched: `git lfs pull`)".into()
+    } else if bytes.is_empty() {
+        "an empty file".into()
+    } else {
+        format!("a file that begins with \"{}\"", bytes[..bytes.len().min(16)].escape_ascii())
+    }
+}
