@@ -1,6 +1,12 @@
-//! Point clouds in PLY files.
+//! Files of other programs: point clouds, and the reference implementation's scenes.
 //!
-//! Reads ASCII and binary (either byte order) PLY with properties of any type and order; further properties,
+//! | file | here | what it holds |
+//! |---|---|---|
+//! | point cloud (`.ply`) | [`read_point_cloud`], [`write_point_cloud`] | positions and 8-bit colours; any viewer opens it |
+//! | `scene.ply` | [`read_scene_ply`], [`write_scene_ply`] | a foam with activated densities |
+//! | `model.pt` | [`read_model_pt`] | a foam with raw densities |
+//!
+//! PLY is read as ASCII and binary (either byte order), with properties of any type and order; further properties,
 //! elements and lists are skipped. A header is never believed further than the bytes that are there: a file that
 //! announces more than it holds is refused before anything of that size is allocated.
 //!
@@ -17,10 +23,16 @@
 //! # }
 //! ```
 
+mod model_pt;
 mod ply;
 mod point_cloud;
+mod scene;
+mod scene_ply;
 
+pub use model_pt::read_model_pt;
 pub use point_cloud::{PointCloud, read_point_cloud, write_point_cloud};
+pub use scene::{Density, Scene};
+pub use scene_ply::{ConstantColor, read_scene_ply, write_scene_ply};
 
 /// The first bytes of what Git leaves in place of a file that is kept in LFS and was not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";

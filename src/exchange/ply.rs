@@ -162,6 +162,24 @@ impl Body<'_> {
         Ok(())
     }
 
+    /// The number of rows of `element`, if the bytes that are left can hold them.
+    pub(super) fn require_rows(&self, element: &Element) -> Result<usize> {
+        // One more byte for the separator that may be missing at the end of an ASCII file. Rows without properties
+        // take none, and are none.
+        let least = element.least_size(self.encoding);
+        let most = (self.bytes.len() as u64 + 1).checked_div(least).unwrap_or(0);
+        if element.count > most {
+            let found = format!("{} bytes, enough for {most}", self.bytes.len());
+            return Err(Error::file(
+                self.path,
+                format!("element {}", element.name),
+                format!("{} rows", element.count),
+                found,
+            ));
+        }
+        Ok(element.count as usize)
+    }
+
     /// Passes over a whole element.
     pub(super) fn skip(&mut self, element: &Element) -> Result<()> {
         match element.fixed_size() {

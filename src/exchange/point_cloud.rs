@@ -42,14 +42,9 @@ pub fn read_point_cloud(path: impl AsRef<Path>) -> Result<PointCloud> {
         [Some(r), Some(g), Some(b)] => Some([r, g, b]),
         _ => None,
     };
-    // One more byte for the separator that may be missing at the end of an ASCII file.
-    let most = (body.bytes.len() as u64 + 1) / vertex.least_size(encoding);
-    if vertex.count > most {
-        let found = format!("{} bytes, enough for {most}", body.bytes.len());
-        return Err(Error::file(path, "element vertex", format!("{} rows", vertex.count), found));
-    }
-    let mut points = Vec::with_capacity(vertex.count as usize);
-    let mut colors = rgb.map(|_| Vec::with_capacity(vertex.count as usize));
+    let num_points = body.require_rows(vertex)?;
+    let mut points = Vec::with_capacity(num_points);
+    let mut colors = rgb.map(|_| Vec::with_capacity(num_points));
     let mut values = vec![0.0; vertex.properties.len()];
     for row in 0..vertex.count {
         body.row(vertex, row, |place, value| values[place] = value)?;

@@ -1,5 +1,6 @@
 //! A foam as named tensors, and back.
 
+use super::compact::decoded_sh;
 use super::{Foam, Topology};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, in_file};
@@ -27,7 +28,7 @@ impl Foam {
         ]))
     }
 
-    /// The foam of a [`Foam::state`], read from the checkpoint at `path`.
+    /// The foam of a [`Foam::state`] or [`Foam::compact_state`], read from the checkpoint at `path`.
     ///
     /// # Errors
     ///
@@ -37,16 +38,21 @@ impl Foam {
     }
 
     fn read(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
-        let built_at = checkpoint.values::<f32>(path, "foam.built_at")?;
+        let points = checkpoint.tensor(path, "foam.points")?;
+        // A compact file has the points once: its adjacency is taken to be theirs.
+        let built_at = match checkpoint.tensors.get("foam.sentinels") {
+            Some(sentinels) => Tensor::cat(&[points, sentinels], 0)?.flatten_all()?.to_vec1::<f32>()?,
+            None => checkpoint.values::<f32>(path, "foam.built_at")?,
+        };
         let topology = Topology::from_parts(
             checkpoint.values(path, "foam.offsets")?,
             checkpoint.values(path, "foam.neighbors")?,
             built_at.as_chunks::<3>().0.to_vec(),
         )?;
         Self::from_parts(
-            checkpoint.tensor(path, "foam.points")?.clone(),
+            points.clone(),
             checkpoint.tensor(path, "foam.raw_density")?.clone(),
-            checkpoint.tensor(path, "foam.sh")?.clone(),
+            decoded_sh(checkpoint, path)?,
             checkpoint.field(path, "density_scale")?,
             topology,
         )
