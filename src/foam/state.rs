@@ -1,9 +1,9 @@
 //! A foam as named tensors, and back.
 
 use super::compact::decoded_sh;
-use super::{Foam, Topology};
-use crate::Result;
+use super::{Foam, NUM_SENTINELS, Topology};
 use crate::checkpoint::{Checkpoint, in_file};
+use crate::{Error, Result};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,11 +38,16 @@ impl Foam {
     }
 
     fn read(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
-        let points = checkpoint.tensor(path, "foam.points")?;
         // A compact file has the points once: its adjacency is taken to be theirs.
-        let built_at = match checkpoint.tensors.get("foam.sentinels") {
-            Some(sentinels) => Tensor::cat(&[points, sentinels], 0)?.flatten_all()?.to_vec1::<f32>()?,
-            None => checkpoint.values::<f32>(path, "foam.built_at")?,
+        let built_at = if checkpoint.tensors.contains_key("foam.sentinels") {
+            let sentinels = checkpoint.values::<f32>(path, "foam.sentinels")?;
+            if sentinels.len() != 3 * NUM_SENTINELS {
+                let expected = format!("[{NUM_SENTINELS}, 3]");
+                return Err(Error::file(path, "foam.sentinels", expected, format!("{} values", sentinels.len())));
+            }
+            [checkpoint.values(path, "foam.points")?, sentinels].concat()
+        } else {
+            checkpoint.values::<f32>(path, "foam.built_at")?
         };
         let topology = Topology::from_parts(
             checkpoint.values(path, "foam.offsets")?,
@@ -50,7 +55,7 @@ impl Foam {
             built_at.as_chunks::<3>().0.to_vec(),
         )?;
         Self::from_parts(
-            points.clone(),
+            checkpoint.tensor(path, "foam.points")?.clone(),
             checkpoint.tensor(path, "foam.raw_density")?.clone(),
             decoded_sh(checkpoint, path)?,
             checkpoint.field(path, "density_scale")?,
