@@ -409,7 +409,7 @@ fn models_that_lie() -> Result<()> {
             }
             bytes
         },
-        &["stored"],
+        &["compression"],
     ));
     refused(files, |path| read_model_pt(path));
     Ok(())

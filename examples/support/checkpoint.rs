@@ -65,7 +65,7 @@ pub struct Trained {
     pub foam: Foam,
     pub config: TrainConfig,
     pub path: PathBuf,
-    normalization: Normalization,
+    pub normalization: Normalization,
     capture: Option<PathBuf>,
     options: LoadOptions,
 }
