@@ -165,6 +165,15 @@ impl Checkpoint {
     }
 }
 
+/// A checkpoint as a function of bytes, for `tests/fuzz`; there is no such function in an ordinary build.
+#[cfg(fuzzing)]
+pub fn fuzz(mut bytes: &[u8]) {
+    let len = bytes.len() as u64;
+    if let Ok(checkpoint) = Checkpoint::read(Path::new("fuzzed"), &mut bytes, len, &Device::Cpu) {
+        assert!(bytes.is_empty() && checkpoint.tensors.values().all(|t| t.elem_count() as u64 <= len));
+    }
+}
+
 /// The JSON header of a safetensors file of `len` bytes, checked against itself and against `len`.
 fn read_metadata(path: &Path, file: &mut impl Read, len: u64) -> Result<Metadata> {
     let io = |source| Error::io(path, source);

@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod model_pt;
 mod ply;
 mod point_cloud;

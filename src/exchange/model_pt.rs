@@ -261,7 +261,7 @@ fn bytes<R: Read + Seek>(path: &Path, archive: &mut ZipArchive<R>, name: &str, m
 }
 
 /// Builds what a pickle describes, within limits.
-fn unpickle(path: &Path, bytes: &[u8]) -> Result<Object> {
+pub(super) fn unpickle(path: &Path, bytes: &[u8]) -> Result<Object> {
     let mut rest = bytes;
     let mut stack = Stack::empty();
     loop {

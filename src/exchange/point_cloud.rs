@@ -24,8 +24,12 @@ pub struct PointCloud {
 /// header says, or holds a position that is not finite.
 pub fn read_point_cloud(path: impl AsRef<Path>) -> Result<PointCloud> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let (encoding, elements, rest) = parse_header(path, &bytes)?;
+    parse_point_cloud(path, &std::fs::read(path).map_err(|e| Error::io(path, e))?)
+}
+
+/// The point cloud in the `bytes` of the file `path`.
+pub(crate) fn parse_point_cloud(path: &Path, bytes: &[u8]) -> Result<PointCloud> {
+    let (encoding, elements, rest) = parse_header(path, bytes)?;
     let mut body = Body { path, encoding, bytes: rest };
     let at = elements.iter().position(|element| element.name == "vertex");
     let at = at.ok_or_else(|| Error::file(path, "header", "an element \"vertex\"", "none"))?;
