@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use candle_radfoam::data::{Dataset, Image, View};
-use candle_radfoam::train::{Background, Evaluation, ViewScore, metrics};
+use candle_radfoam::train::{Background, Evaluation, ViewScore};
 use clap::Parser;
 use support::checkpoint::{PosedView, Trained, file_stems, flat};
 use support::picture;
@@ -66,17 +66,21 @@ fn main() -> Result<()> {
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
     let stems = file_stems(&names);
     let renderer = trained.foam.renderer()?;
-    let mut scores = Vec::new();
+    let (mut scores, mut skipped) = (Vec::new(), Vec::new());
     for (view, stem) in views.iter().zip(&stems) {
         let rendering = renderer.render(&view.camera, background, &trained.config.trace)?;
         let (width, height) = (rendering.width, rendering.height);
-        let truth = view.image.as_ref().map(|image| image.over(background));
-        if let Some(truth) = &truth {
-            scores.push(score(&view.name, flat(&rendering.rgb), truth, width, height)?);
+        if let Some(view) = &view.view {
+            match ViewScore::of(view, flat(&rendering.rgb), background)? {
+                Some(score) => scores.push(score),
+                None => skipped.push(view.name.clone()),
+            }
         }
         if let Some(folder) = &args.out {
-            let picture = match &truth {
-                Some(truth) => picture::comparison(flat(&rendering.rgb), flat(truth), width, height)?,
+            let picture = match &view.view {
+                Some(view) => {
+                    picture::comparison(flat(&rendering.rgb), flat(&view.image.over(background)), width, height)?
+                }
                 None => picture::from_rgb(flat(&rendering.rgb), width, height)?,
             };
             picture::save(&folder.join(format!("{stem}.png")), &picture)?;
@@ -89,10 +93,10 @@ fn main() -> Result<()> {
             println!("{}", serde_json::json!({ "test": null, "baselines": {} }));
             return Ok(());
         }
-        println!("{} views rendered, none of them with an image to compare with", views.len());
+        println!("{} views rendered, none of them with an image that could be compared with", views.len());
         return Ok(());
     }
-    let evaluation = Evaluation::of(scores);
+    let evaluation = Evaluation { skipped, ..Evaluation::of(scores) };
     let baselines = match dataset.filter(|_| args.baselines) {
         Some(dataset) => baselines(&dataset, &views, background)?,
         None => Vec::new(),
@@ -114,16 +118,10 @@ fn main() -> Result<()> {
     }
     let (psnr, ssim, count) = (evaluation.psnr_db, evaluation.ssim, evaluation.views.len());
     println!("test: PSNR {psnr:.2} dB, SSIM {ssim:.3} over {count} views");
+    if !evaluation.skipped.is_empty() {
+        println!("not scored, with too few pixels in use: {}", evaluation.skipped.join(", "));
+    }
     Ok(())
-}
-
-fn score(name: &str, rgb: &[f32], truth: &[[f32; 3]], width: u32, height: u32) -> Result<ViewScore> {
-    let truth = flat(truth);
-    Ok(ViewScore {
-        name: name.into(),
-        psnr_db: metrics::psnr_db(rgb, truth)?,
-        ssim: metrics::ssim(rgb, truth, width as usize, height as usize)?,
-    })
 }
 
 fn print_table(evaluation: &Evaluation) {
@@ -138,14 +136,14 @@ fn print_table(evaluation: &Evaluation) {
 fn baselines(dataset: &Dataset, views: &[PosedView], background: [f32; 3]) -> Result<Vec<(&'static str, Evaluation)>> {
     let mean = mean_color(&dataset.train, background);
     let (mut by_mean, mut by_nearest) = (Vec::new(), Vec::new());
-    for PosedView { name, camera, image } in views {
-        let Some(image) = image else { continue };
-        let (width, height, truth) = (image.width, image.height, image.over(background));
-        by_mean.push(score(name, flat(&vec![mean; truth.len()]), &truth, width, height)?);
-        let nearest = dataset.train.iter().min_by(|a, b| distance(a, camera).total_cmp(&distance(b, camera)));
+    for view in views.iter().filter_map(|posed| posed.view.as_ref()) {
+        let (width, height) = (view.image.width, view.image.height);
+        by_mean.extend(ViewScore::of(view, flat(&vec![mean; (width * height) as usize]), background)?);
+        let nearest =
+            dataset.train.iter().min_by(|a, b| distance(a, &view.camera).total_cmp(&distance(b, &view.camera)));
         if let Some(nearest) = nearest {
             let guess = Image::resized(nearest.image.clone(), width, height)?.over(background);
-            by_nearest.push(score(name, flat(&guess), &truth, width, height)?);
+            by_nearest.extend(ViewScore::of(view, flat(&guess), background)?);
         }
     }
     Ok(vec![

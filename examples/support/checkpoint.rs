@@ -7,7 +7,7 @@ use candle_core::Device;
 use candle_radfoam::camera::Camera;
 use candle_radfoam::checkpoint::Checkpoint;
 use candle_radfoam::data::{
-    Dataset, Image, LoadOptions, Normalization, Resize, Skipped, TestViews, View, list_views, load,
+    Dataset, ListedView, LoadOptions, Normalization, Resize, Skipped, TestViews, View, list_views, load,
 };
 use candle_radfoam::foam::Foam;
 use candle_radfoam::train::{Background, FORMAT_VERSION, TrainConfig};
@@ -45,17 +45,17 @@ impl RunHeader {
     }
 }
 
-/// A camera in the foam's units, and its image if there is one.
+/// A camera in the foam's units, and the view with its image if there is one.
 #[derive(Debug)]
 pub struct PosedView {
     pub name: String,
     pub camera: Camera,
-    pub image: Option<Image>,
+    pub view: Option<View>,
 }
 
 impl From<View> for PosedView {
-    fn from(View { name, camera, image }: View) -> Self {
-        Self { name, camera, image: Some(image) }
+    fn from(view: View) -> Self {
+        Self { name: view.name.clone(), camera: view.camera, view: Some(view) }
     }
 }
 
@@ -65,7 +65,7 @@ pub struct Trained {
     pub foam: Foam,
     pub config: TrainConfig,
     pub path: PathBuf,
-    normalization: Normalization,
+    pub normalization: Normalization,
     capture: Option<PathBuf>,
     options: LoadOptions,
 }
@@ -121,10 +121,10 @@ impl Trained {
     /// size nor image.
     pub fn listed(&self, path: &Path, size: Option<(u32, u32)>) -> Result<(Vec<PosedView>, Vec<Skipped>)> {
         let (views, skipped) = list_views(path, self.options.resize, size)?;
-        let posed = views.into_iter().map(|view| PosedView {
-            name: view.name,
-            camera: self.normalization.apply_camera(&view.camera),
-            image: view.image,
+        let posed = views.into_iter().map(|ListedView { name, camera, image, mask }| {
+            let camera = self.normalization.apply_camera(&camera);
+            let view = image.map(|image| View { name: name.clone(), camera, image, mask });
+            PosedView { name, camera, view }
         });
         Ok((posed.collect(), skipped))
     }

@@ -355,7 +355,7 @@ impl Run {
         self.draw_plots()?;
         self.draw_error_map()?;
         println!("results in {} (test views rendered in {render_seconds:.1} s)", self.folder.path().display());
-        let scores = evaluation.map_or("no views".into(), |Evaluation { psnr_db, ssim, views }| {
+        let scores = evaluation.map_or("no views".into(), |Evaluation { psnr_db, ssim, views, .. }| {
             format!("PSNR {psnr_db:.2} dB, SSIM {ssim:.3} over {} views", views.len())
         });
         println!(

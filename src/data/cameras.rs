@@ -5,7 +5,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::capture::{Listed, read};
-use super::{Image, Resize, Skipped};
+use super::{Bitmap, Image, Resize, Skipped};
 use crate::camera::Camera;
 use crate::{Error, Result};
 
@@ -18,6 +18,8 @@ pub struct ListedView {
     pub camera: Camera,
     /// The image; `None` if there is no such file.
     pub image: Option<Image>,
+    /// The pixels of the image that count, see [`super::View::mask`].
+    pub mask: Option<Bitmap>,
 }
 
 /// Reads the cameras of the capture in the folder `path`, or of the file `path` (a `transforms.json`), sorted by name;
@@ -49,14 +51,14 @@ pub fn list_views(
     let (mut views, mut skipped) = (Vec::new(), capture.skipped);
     let look = |listed: &Listed| -> Result<_> {
         if listed.file.is_file() {
-            return listed.load(resize).map(|view| (view.camera, Some(view.image)));
+            return listed.load(resize).map(|view| (view.camera, Some(view.image), view.mask));
         }
-        listed.camera_without_image(resize, default_size).map(|camera| (camera, None))
+        listed.camera_without_image(resize, default_size).map(|camera| (camera, None, None))
     };
     let looked: Vec<_> = capture.listed.par_iter().map(look).collect();
     for (listed, view) in capture.listed.into_iter().zip(looked) {
         match view {
-            Ok((camera, image)) => views.push(ListedView { name: listed.name, camera, image }),
+            Ok((camera, image, mask)) => views.push(ListedView { name: listed.name, camera, image, mask }),
             Err(error) => skipped.push(Skipped { name: listed.name, reason: error.to_string() }),
         }
     }

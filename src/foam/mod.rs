@@ -1,12 +1,15 @@
 //! The radiance foam: its parameters, its cells' adjacency, how it starts, how it is refined and rendered.
 
+mod compact;
 mod init;
 mod refine;
 mod render;
+mod scene;
 mod state;
 mod topology;
 
 pub use crate::geometry::NUM_SENTINELS;
+pub use compact::ShPrecision;
 pub use init::{InitConfig, InitialCells, initial_cells};
 pub use refine::{RefineConfig, RefineStatistics, RowMap};
 pub use render::{Renderer, Rendering};

@@ -1,8 +1,9 @@
 //! A foam as named tensors, and back.
 
-use super::{Foam, Topology};
-use crate::Result;
+use super::compact::decoded_sh;
+use super::{Foam, NUM_SENTINELS, Topology};
 use crate::checkpoint::{Checkpoint, in_file};
+use crate::{Error, Result};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +28,7 @@ impl Foam {
         ]))
     }
 
-    /// The foam of a [`Foam::state`], read from the checkpoint at `path`.
+    /// The foam of a [`Foam::state`] or [`Foam::compact_state`], read from the checkpoint at `path`.
     ///
     /// # Errors
     ///
@@ -37,7 +38,17 @@ impl Foam {
     }
 
     fn read(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
-        let built_at = checkpoint.values::<f32>(path, "foam.built_at")?;
+        // A compact file has the points once: its adjacency is taken to be theirs.
+        let built_at = if checkpoint.tensors.contains_key("foam.sentinels") {
+            let sentinels = checkpoint.values::<f32>(path, "foam.sentinels")?;
+            if sentinels.len() != 3 * NUM_SENTINELS {
+                let expected = format!("[{NUM_SENTINELS}, 3]");
+                return Err(Error::file(path, "foam.sentinels", expected, format!("{} values", sentinels.len())));
+            }
+            [checkpoint.values(path, "foam.points")?, sentinels].concat()
+        } else {
+            checkpoint.values::<f32>(path, "foam.built_at")?
+        };
         let topology = Topology::from_parts(
             checkpoint.values(path, "foam.offsets")?,
             checkpoint.values(path, "foam.neighbors")?,
@@ -46,7 +57,7 @@ impl Foam {
         Self::from_parts(
             checkpoint.tensor(path, "foam.points")?.clone(),
             checkpoint.tensor(path, "foam.raw_density")?.clone(),
-            checkpoint.tensor(path, "foam.sh")?.clone(),
+            decoded_sh(checkpoint, path)?,
             checkpoint.field(path, "density_scale")?,
             topology,
         )

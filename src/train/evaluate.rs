@@ -22,6 +22,25 @@ pub struct ViewScore {
     pub ssim: f64,
 }
 
+impl ViewScore {
+    /// The score of `rgb` (`[height * width * 3]`, in `[0, 1]`) as a picture of `view` over `background`; `None` if too
+    /// few pixels are in use, see [`evaluate_views`].
+    ///
+    /// # Errors
+    ///
+    /// Another number of values than the view has; an image too small for SSIM.
+    pub fn of(view: &View, rgb: &[f32], background: [f32; 3]) -> Result<Option<Self>> {
+        let truth = view.image.over(background);
+        let (truth, width, height) = (truth.as_flattened(), view.camera.width as usize, view.camera.height as usize);
+        let score = match view.in_use()? {
+            None => Some((metrics::psnr_db(rgb, truth)?, metrics::ssim(rgb, truth, width, height)?)),
+            Some(in_use) => metrics::psnr_in_use_db(rgb, truth, &in_use)?
+                .zip(metrics::ssim_in_use(rgb, truth, width, height, &in_use)?),
+        };
+        Ok(score.map(|(psnr_db, ssim)| Self { name: view.name.clone(), psnr_db, ssim }))
+    }
+}
+
 /// The scores of a set of views.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
@@ -76,16 +95,8 @@ where
     let (mut scores, mut skipped) = (Vec::with_capacity(views.len()), Vec::new());
     for (i, view) in views.iter().enumerate() {
         let rendering = renderer.render(&view.camera, background, settings)?;
-        let truth = view.image.over(background);
-        let (width, height) = (view.camera.width as usize, view.camera.height as usize);
-        let (image, truth) = (rendering.rgb.as_flattened(), truth.as_flattened());
-        let score = match view.in_use()? {
-            None => Some((metrics::psnr_db(image, truth)?, metrics::ssim(image, truth, width, height)?)),
-            Some(in_use) => metrics::psnr_in_use_db(image, truth, &in_use)?
-                .zip(metrics::ssim_in_use(image, truth, width, height, &in_use)?),
-        };
-        match score {
-            Some((psnr_db, ssim)) => scores.push(ViewScore { name: view.name.clone(), psnr_db, ssim }),
+        match ViewScore::of(view, rendering.rgb.as_flattened(), background)? {
+            Some(score) => scores.push(score),
             None => skipped.push(view.name.clone()),
         }
         on_view(i, view, &rendering)?;

@@ -1,60 +1,12 @@
-//! Point clouds in PLY files.
-//!
-//! Reads ASCII and binary (either byte order) PLY with properties of any type and order; further properties,
-//! elements and lists are skipped. A header is never believed further than the bytes that are there: a file that
-//! announces more than it holds is refused before anything of that size is allocated.
-//!
-//! ```
-//! use candle_radfoam::exchange::{PointCloud, read_point_cloud, write_point_cloud};
-//!
-//! # fn main() -> candle_radfoam::Result<()> {
-//! let path = std::env::temp_dir().join(format!("cloud-{}.ply", std::process::id()));
-//! let cloud = PointCloud { points: vec![[0.0, 1.0, 2.0]], colors: Some(vec![[255, 0, 10]]), tracks: None };
-//! write_point_cloud(&path, &cloud)?;
-//! assert_eq!(read_point_cloud(&path)?, cloud);
-//! # std::fs::remove_file(path).ok();
-//! # Ok(())
-//! # }
-//! ```
+//! PLY files: the header, and the values after it.
 
-use std::io::Write;
-use std::path::Path;
-
+use super::describe;
 use crate::{Error, Result};
-
-/// Points with or without a colour each.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct PointCloud {
-    /// Positions in the world's frame.
-    pub points: Vec<[f64; 3]>,
-    /// One RGB colour a point, sRGB-encoded.
-    pub colors: Option<Vec<[u8; 3]>>,
-    /// In how many images each point was observed, where structure from motion says so. Not part of PLY files.
-    pub tracks: Option<Vec<u32>>,
-}
-
-/// The first bytes of what Git leaves in place of a file that is kept in LFS and was not fetched.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
-
-/// Whether `bytes` are what Git leaves in place of a file that was not fetched.
-pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
-    bytes.starts_with(LFS_POINTER)
-}
-
-/// What `bytes` are, in words, when they are not what was hoped for: a Git LFS pointer, nothing, or their beginning.
-pub(crate) fn describe(bytes: &[u8]) -> String {
-    if is_lfs_pointer(bytes) {
-        "a Git LFS pointer (the file itself was not fetched: `git lfs pull`)".into()
-    } else if bytes.is_empty() {
-        "an empty file".into()
-    } else {
-        format!("a file that begins with \"{}\"", bytes[..bytes.len().min(16)].escape_ascii())
-    }
-}
+use std::path::Path;
 
 /// The type of a scalar.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Scalar {
+pub(super) enum Scalar {
     I8,
     U8,
     I16,
@@ -105,7 +57,7 @@ impl Scalar {
     }
 
     /// The 8-bit level that `value` stands for: integers span their range, floating-point colours `[0, 1]`.
-    fn level(self, value: f64) -> u8 {
+    pub(super) fn level(self, value: f64) -> u8 {
         let white = match self {
             Self::U8 => return value as u8,
             Self::I8 => f64::from(i8::MAX),
@@ -120,18 +72,18 @@ impl Scalar {
 }
 
 #[derive(Debug)]
-struct Property {
-    name: String,
-    scalar: Scalar,
+pub(super) struct Property {
+    pub(super) name: String,
+    pub(super) scalar: Scalar,
     /// The type of the length, if the property is a list.
-    length: Option<Scalar>,
+    pub(super) length: Option<Scalar>,
 }
 
 #[derive(Debug)]
-struct Element {
-    name: String,
-    count: u64,
-    properties: Vec<Property>,
+pub(super) struct Element {
+    pub(super) name: String,
+    pub(super) count: u64,
+    pub(super) properties: Vec<Property>,
 }
 
 impl Element {
@@ -141,7 +93,7 @@ impl Element {
     }
 
     /// The fewest bytes that one row can take.
-    fn least_size(&self, encoding: Encoding) -> u64 {
+    pub(super) fn least_size(&self, encoding: Encoding) -> u64 {
         let sizes = self.properties.iter().map(|p| match encoding {
             // A digit, and a separator that only the last value of the file may lack.
             Encoding::Ascii => 2,
@@ -152,17 +104,17 @@ impl Element {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Encoding {
+pub(super) enum Encoding {
     Ascii,
     Little,
     Big,
 }
 
 /// The bytes after the header, read value by value.
-struct Body<'a> {
-    path: &'a Path,
-    encoding: Encoding,
-    bytes: &'a [u8],
+pub(super) struct Body<'a> {
+    pub(super) path: &'a Path,
+    pub(super) encoding: Encoding,
+    pub(super) bytes: &'a [u8],
 }
 
 impl Body<'_> {
@@ -196,7 +148,7 @@ impl Body<'_> {
     }
 
     /// Reads one row; `store` gets the place of each scalar property and its value.
-    fn row(&mut self, element: &Element, row: u64, mut store: impl FnMut(usize, f64)) -> Result<()> {
+    pub(super) fn row(&mut self, element: &Element, row: u64, mut store: impl FnMut(usize, f64)) -> Result<()> {
         for (place, property) in element.properties.iter().enumerate() {
             let Some(length) = property.length else {
                 store(place, self.value(&element.name, row, &property.name, property.scalar)?);
@@ -210,8 +162,26 @@ impl Body<'_> {
         Ok(())
     }
 
+    /// The number of rows of `element`, if the bytes that are left can hold them.
+    pub(super) fn require_rows(&self, element: &Element) -> Result<usize> {
+        // One more byte for the separator that may be missing at the end of an ASCII file. Rows without properties
+        // take none, and are none.
+        let least = element.least_size(self.encoding);
+        let most = (self.bytes.len() as u64 + 1).checked_div(least).unwrap_or(0);
+        if element.count > most {
+            let found = format!("{} bytes, enough for {most}", self.bytes.len());
+            return Err(Error::file(
+                self.path,
+                format!("element {}", element.name),
+                format!("{} rows", element.count),
+                found,
+            ));
+        }
+        Ok(element.count as usize)
+    }
+
     /// Passes over a whole element.
-    fn skip(&mut self, element: &Element) -> Result<()> {
+    pub(super) fn skip(&mut self, element: &Element) -> Result<()> {
         match element.fixed_size() {
             Some(0) => Ok(()),
             Some(size) if self.encoding != Encoding::Ascii => {
@@ -229,7 +199,7 @@ impl Body<'_> {
 }
 
 /// Splits `bytes` into what the header says and the body.
-fn parse_header<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Encoding, Vec<Element>, &'a [u8])> {
+pub(super) fn parse_header<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Encoding, Vec<Element>, &'a [u8])> {
     let mut rest = bytes;
     let mut number = 0;
     let mut next_line = || -> Result<String> {
@@ -280,91 +250,4 @@ fn parse_header<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Encoding, Vec<Eleme
     }
     let encoding = encoding.ok_or_else(|| Error::file(path, "header", "a line \"format NAME 1.0\"", "none"))?;
     Ok((encoding, elements, rest))
-}
-
-/// Reads the `vertex` element of a PLY file: `x`, `y`, `z`, and `red`, `green`, `blue` if all three are there.
-///
-/// Integer colours span the range of their type, floating-point ones `[0, 1]`.
-///
-/// # Errors
-///
-/// If the file cannot be read, is not a PLY file, has no `vertex` element with a position, is shorter than its
-/// header says, or holds a position that is not finite.
-pub fn read_point_cloud(path: impl AsRef<Path>) -> Result<PointCloud> {
-    let path = path.as_ref();
-    parse_point_cloud(path, &std::fs::read(path).map_err(|e| Error::io(path, e))?)
-}
-
-/// The point cloud in the `bytes` of the file `path`.
-pub(crate) fn parse_point_cloud(path: &Path, bytes: &[u8]) -> Result<PointCloud> {
-    let (encoding, elements, rest) = parse_header(path, bytes)?;
-    let mut body = Body { path, encoding, bytes: rest };
-    let at = elements.iter().position(|element| element.name == "vertex");
-    let at = at.ok_or_else(|| Error::file(path, "header", "an element \"vertex\"", "none"))?;
-    for element in &elements[..at] {
-        body.skip(element)?;
-    }
-    let vertex = &elements[at];
-    let find = |name: &str| vertex.properties.iter().position(|p| p.name == name && p.length.is_none());
-    let mut xyz = [0; 3];
-    for (place, name) in xyz.iter_mut().zip(["x", "y", "z"]) {
-        *place = find(name).ok_or_else(|| Error::file(path, "element vertex", format!("a property {name}"), "none"))?;
-    }
-    let rgb = match ["red", "green", "blue"].map(find) {
-        [Some(r), Some(g), Some(b)] => Some([r, g, b]),
-        _ => None,
-    };
-    // One more byte for the separator that may be missing at the end of an ASCII file.
-    let most = (body.bytes.len() as u64 + 1) / vertex.least_size(encoding);
-    if vertex.count > most {
-        let found = format!("{} bytes, enough for {most}", body.bytes.len());
-        return Err(Error::file(path, "element vertex", format!("{} rows", vertex.count), found));
-    }
-    let mut points = Vec::with_capacity(vertex.count as usize);
-    let mut colors = rgb.map(|_| Vec::with_capacity(vertex.count as usize));
-    let mut values = vec![0.0; vertex.properties.len()];
-    for row in 0..vertex.count {
-        body.row(vertex, row, |place, value| values[place] = value)?;
-        let point = xyz.map(|place| values[place]);
-        if !point.iter().all(|v| v.is_finite()) {
-            return Err(Error::file(path, format!("vertex {row}"), "a finite position", format!("{point:?}")));
-        }
-        points.push(point);
-        if let (Some(colors), Some(rgb)) = (&mut colors, rgb) {
-            colors.push(rgb.map(|place| vertex.properties[place].scalar.level(values[place])));
-        }
-    }
-    Ok(PointCloud { points, colors, tracks: None })
-}
-
-/// Writes `cloud` as a binary PLY file, positions in double precision.
-///
-/// # Errors
-///
-/// If there is not one colour a point, or the file cannot be written.
-pub fn write_point_cloud(path: impl AsRef<Path>, cloud: &PointCloud) -> Result<()> {
-    let path = path.as_ref();
-    let PointCloud { points, colors, .. } = cloud;
-    if let Some(colors) = colors
-        && colors.len() != points.len()
-    {
-        let expected = format!("one a point ({})", points.len());
-        return Err(Error::config("colors", expected, colors.len().to_string()));
-    }
-    let mut bytes = Vec::new();
-    let mut header = format!("ply\nformat binary_little_endian 1.0\nelement vertex {}\n", points.len());
-    for name in ["x", "y", "z"] {
-        header += &format!("property double {name}\n");
-    }
-    for name in ["red", "green", "blue"].iter().filter(|_| colors.is_some()) {
-        header += &format!("property uchar {name}\n");
-    }
-    bytes.extend_from_slice(header.as_bytes());
-    bytes.extend_from_slice(b"end_header\n");
-    for (row, point) in points.iter().enumerate() {
-        bytes.extend(point.iter().flat_map(|v| v.to_le_bytes()));
-        bytes.extend(colors.iter().flat_map(|colors| colors[row]));
-    }
-    let mut file = std::fs::File::create(path).map_err(|e| Error::io(path, e))?;
-    file.write_all(&bytes).map_err(|e| Error::io(path, e))
 }
