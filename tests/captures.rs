@@ -91,9 +91,13 @@ fn observations(model: &Path) -> Vec<(String, [f64; 2], usize)> {
     let f64_at = |bytes: &[u8], at: usize| f64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     let bytes = fs::read(model.join("points3D.bin")).unwrap();
     let (mut at, mut index_of) = (8, BTreeMap::new());
-    for index in 0..u64_at(&bytes, 0) as usize {
-        index_of.insert(u64_at(&bytes, at), index);
+    for _ in 0..u64_at(&bytes, 0) {
+        index_of.insert(u64_at(&bytes, at), 0);
         at += 51 + 8 * u64_at(&bytes, at + 43) as usize;
+    }
+    // Points are loaded in the order of their ids.
+    for (rank, index) in index_of.values_mut().enumerate() {
+        *index = rank;
     }
     let bytes = fs::read(model.join("images.bin")).unwrap();
     let (mut at, mut found) = (8, Vec::new());

@@ -18,15 +18,20 @@ fn shared(name: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+type Vector = [f64; 3];
+
+/// Position, colour and length of the track.
+type Point = (Vector, [u8; 3], u32);
+
 /// What a reconstruction holds, as another reader says it.
 struct Known {
     name: &'static str,
     /// Number of cameras; size, focal length and first coefficient of the first and the last image's.
     cameras: (usize, u32, u32, [f64; 2], [f64; 2]),
     /// Names of the first and the last image, their positions and axes.
-    images: (usize, [&'static str; 2], [[f64; 3]; 2], [[f64; 3]; 2]),
+    images: (usize, [&'static str; 2], [Vector; 2], [Vector; 2]),
     /// Number of points; the first and the last one with its colour and track; bounds; sum of tracks.
-    points: (usize, [([f64; 3], [u8; 3], u32); 2], [[f64; 3]; 2], u32),
+    points: (usize, [Point; 2], [Vector; 2], u32),
     /// A size of images with the aspect of the camera's.
     thumbnail: (u32, u32),
     tolerance: f64,

@@ -19,13 +19,15 @@ pub const MODELS: [(&str, u32, usize); 10] = [
     ("THIN_PRISM_FISHEYE", 10, 12),
 ];
 
+/// Id, quaternion and translation, camera, name, number of observations.
+pub type Image = (u32, [f64; 7], u32, Vec<u8>, usize);
+
 /// A reconstruction to be written.
 #[derive(Clone)]
 pub struct Model {
     /// Id, index in [`MODELS`], width, height, parameters.
     pub cameras: Vec<(u32, usize, u64, u64, Vec<f64>)>,
-    /// Id, quaternion and translation, camera, name, number of observations.
-    pub images: Vec<(u32, [f64; 7], u32, Vec<u8>, usize)>,
+    pub images: Vec<Image>,
     /// Id, position, colour, length of the track.
     pub points: Vec<(u64, [f64; 3], [u8; 3], usize)>,
 }
