@@ -86,6 +86,13 @@ fn describe(dataset: &Dataset) {
         if dataset.has_alpha { ", alpha" } else { "" },
         dataset.point_cloud.as_ref().map_or(String::new(), |cloud| format!(", {} points", cloud.points.len())),
     );
+    for (count, what) in
+        [(dataset.num_masked, "masked"), (dataset.num_outside_lens, "outside the valid field of their lens")]
+    {
+        if count > 0 {
+            println!("{count} pixels left out: {what}");
+        }
+    }
     for skipped in &dataset.skipped {
         println!("skipped {}: {}", skipped.name, skipped.reason);
     }
