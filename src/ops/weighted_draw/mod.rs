@@ -8,14 +8,32 @@
 //! neighbours. Entry `i` is drawn `floor(num p_i) - 1` to `ceil(num p_i) + 1` times. Not differentiable.
 
 pub(super) mod cpu;
+mod points;
 
 use candle_core::{Device, Result, Storage, Tensor, bail};
 
 use super::batch;
-pub(crate) use cpu::{HostDraws, Strata};
+pub(crate) use cpu::HostDraws;
+pub use points::Jitter;
+pub(crate) use points::Strata;
 
 /// Above this the uniform share is all there is to see, and its integer mass could overflow the total.
 pub(crate) const MAX_UNIFORM_FRACTION: f64 = 0.99;
+
+/// How a draw spreads its points. A plain number is the uniform fraction, with the default for the rest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawSettings {
+    /// The share drawn without regard to the weights, in `[0, 0.99]`.
+    pub uniform_fraction: f64,
+    /// How the points lie in their strata.
+    pub jitter: Jitter,
+}
+
+impl From<f64> for DrawSettings {
+    fn from(uniform_fraction: f64) -> Self {
+        Self { uniform_fraction, jitter: Jitter::default() }
+    }
+}
 
 /// Draws and the probability that each had.
 #[derive(Debug, Clone)]
@@ -41,7 +59,8 @@ impl Draws {
 /// - `weights`: `[N]` f32, contiguous, finite, not negative, with `N < 2^32 - 1`; they need not sum to one. They are
 ///   rounded down to a fixed point relative to the largest (24 bits or more: 36 bits up to 2^20 entries);
 /// - `num`: how many to draw;
-/// - `uniform_fraction`: the share drawn without regard to the weights, in `[0, 0.99]`;
+/// - `settings`: the uniform fraction, the share drawn without regard to the weights, in `[0, 0.99]`; or a
+///   [`DrawSettings`];
 /// - `seed`, `step`: what the randomness is a function of, see [`crate::rng`].
 ///
 /// # Errors
@@ -61,7 +80,14 @@ impl Draws {
 /// # Ok(())
 /// # }
 /// ```
-pub fn weighted_draw(weights: &Tensor, num: usize, uniform_fraction: f64, seed: u64, step: u64) -> Result<Draws> {
+pub fn weighted_draw(
+    weights: &Tensor,
+    num: usize,
+    settings: impl Into<DrawSettings>,
+    seed: u64,
+    step: u64,
+) -> Result<Draws> {
+    let DrawSettings { uniform_fraction, jitter } = settings.into();
     batch::check_vector::<f32>("weights", weights, None)?;
     check_draw(weights.elem_count(), num, uniform_fraction)?;
     let (storage, layout) = weights.storage_and_layout();
@@ -69,7 +95,7 @@ pub fn weighted_draw(weights: &Tensor, num: usize, uniform_fraction: f64, seed: 
         bail!("tensor weights: expected a tensor on the CPU, found one on {:?}", weights.device().location())
     };
     let masses = cpu::WeightMasses::new(batch::view("weights", storage, layout)?, uniform_fraction)?;
-    Draws::from_host(cpu::draw(&masses, num, seed, step))
+    Draws::from_host(cpu::draw(&masses, num, |total| Strata::with_jitter(jitter, num, total, seed, step)))
 }
 
 /// Checks the numbers that every kind of draw is given.

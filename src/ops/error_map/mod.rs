@@ -1,25 +1,26 @@
 //! The error map: one number an entry, and the integer sums a draw descends through, always updated together.
 
+mod draw;
+mod lanes;
+mod sums;
+mod update;
+
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
     batch,
-    scatter_ema::{ScatterStats, check_decay, cpu::Ema},
+    pages::Pages,
+    scatter_ema::{Duplicates, ScatterStats, check_decay},
     weighted_draw::{
-        Draws, HostDraws, check_draw,
-        cpu::{self, BLOCK, GROUP, Masses, block_len, uniform_mass},
+        DrawSettings, Draws, HostDraws, Strata, check_draw,
+        cpu::{BLOCK, GROUP, Masses, uniform_mass},
     },
 };
+use sums::{FULL_MASS, Leaf, MapMasses, Totals};
 
-/// An entry at the cap has this mass: fine enough for errors of a thousandth of the cap (0.02 % off), small enough
-/// that the sum of a group leaves room for its count of unvisited entries in 32 bits.
-const FULL_MASS: u32 = 1 << 22;
-/// A group's word: the mass of its visited entries below this bit (16 * 2^22 = 2^26 fits), the number of unvisited
-/// ones from it on (at most 16, five bits).
-const GROUP_COUNT_SHIFT: u32 = 27;
-/// A block's word is laid out alike, with more room.
-const BLOCK_COUNT_SHIFT: u32 = 32;
+/// Entries that a task writes when a map is made.
+const PART: usize = 1 << 20;
 
 /// How an [`ErrorMap`] follows the errors it is told.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,13 +29,15 @@ pub struct ErrorMapSettings {
     pub decay: f32,
     /// The largest error: larger ones enter as this, and are counted. The resolution of a draw is `cap / 2^22`.
     pub cap: f32,
+    /// What happens where a batch has several errors for one entry.
+    pub duplicates: Duplicates,
 }
 
 impl Default for ErrorMapSettings {
     /// Decay 0.8: an entry of a short run is visited a few times only, and must follow its error in those. Cap 1:
     /// colours lie in `[0, 1]`, and so do their residuals.
     fn default() -> Self {
-        Self { decay: 0.8, cap: 1.0 }
+        Self { decay: 0.8, cap: 1.0, duplicates: Duplicates::Sequential }
     }
 }
 
@@ -64,20 +67,14 @@ impl Default for ErrorMapSettings {
 /// ```
 #[derive(Debug, Clone)]
 pub struct ErrorMap {
-    /// The sign bit marks an unvisited entry.
-    values: Vec<f32>,
+    len: usize,
+    /// The sign bit marks an unvisited entry. Padded to whole blocks by zeros.
+    values: Pages<f32>,
     /// Packed sums over 16 entries.
-    groups: Vec<u32>,
+    groups: Pages<u32>,
     /// Packed sums over 256 entries.
     blocks: Vec<u64>,
     settings: ErrorMapSettings,
-}
-
-/// What a whole map sums to.
-#[derive(Debug, Clone, Copy)]
-struct Totals {
-    visited_mass: u64,
-    unvisited: u64,
 }
 
 impl ErrorMap {
@@ -88,9 +85,9 @@ impl ErrorMap {
     ///
     /// # Errors
     ///
-    /// Where `len` is 0 or not below `2^32 - 1`, or a setting is out of its range.
+    /// Where `len` is 0 or not below `2^32 - 1`, a setting is out of its range, or memory is short.
     pub fn new(len: usize, settings: ErrorMapSettings) -> Result<Self> {
-        Self::from_values(vec![Self::UNVISITED; len], settings)
+        Self::fill(len, settings, |_, values| values.fill(Self::UNVISITED))
     }
 
     /// The map that [`ErrorMap::to_tensor`] gave: `values` is `[N]` f32. Draws and updates go on with the same bits.
@@ -100,34 +97,45 @@ impl ErrorMap {
     /// As [`ErrorMap::new`], and where the tensor is of another kind or holds a value that is not finite.
     pub fn from_tensor(values: &Tensor, settings: ErrorMapSettings) -> Result<Self> {
         batch::check_vector::<f32>("error map", values, None)?;
-        Self::from_values(values.to_vec1()?, settings)
+        batch::on_host(values, |values| Self::from_slice(values, settings))
     }
 
     pub(crate) fn from_values(values: Vec<f32>, settings: ErrorMapSettings) -> Result<Self> {
-        check_draw(values.len(), 0, 0.0)?;
-        check_decay(f64::from(settings.decay))?;
-        if !settings.cap.is_normal() || settings.cap < 0.0 {
-            bail!("cap: expected a positive number, found {}", settings.cap)
-        }
+        Self::from_slice(&values, settings)
+    }
+
+    fn from_slice(values: &[f32], settings: ErrorMapSettings) -> Result<Self> {
         if let Some(at) = values.par_iter().position_first(|value| !value.is_finite()) {
             bail!("tensor error map: expected finite values, found {} at {at}", values[at])
         }
+        Self::fill(values.len(), settings, |start, part| part.copy_from_slice(&values[start..start + part.len()]))
+    }
+
+    /// A map whose values are written part by part, each from the given index on.
+    fn fill(len: usize, settings: ErrorMapSettings, write: impl Fn(usize, &mut [f32]) + Sync) -> Result<Self> {
+        check_draw(len, 0, 0.0)?;
+        check_decay(f64::from(settings.decay))?;
         let leaf = Leaf::new(settings.cap);
-        let groups: Vec<u32> =
-            values.par_chunks(GROUP).map(|group| group.iter().map(|&value| leaf.word(value)).sum()).collect();
-        let blocks =
-            groups.par_chunks(BLOCK / GROUP).map(|block| block.iter().map(|&word| widen(word)).sum()).collect();
-        Ok(Self { values, groups, blocks, settings })
+        if !settings.cap.is_normal() || settings.cap < 0.0 || !leaf.scale.is_normal() {
+            bail!("cap: expected a positive number from 1e-30 to 1e38, found {}", settings.cap)
+        }
+        let num_blocks = len.div_ceil(BLOCK);
+        let mut values = Pages::zeroed(num_blocks * BLOCK)?;
+        let mut groups = Pages::zeroed(num_blocks * (BLOCK / GROUP))?;
+        let parts = values[..len].par_chunks_mut(PART).enumerate();
+        parts.for_each(|(at, part)| write(at * PART, part));
+        let blocks = sums::sums(&values, &mut groups, leaf);
+        Ok(Self { len, values, groups, blocks, settings })
     }
 
     /// The number of entries.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.len
     }
 
     /// Always false: a map has at least one entry.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len == 0
     }
 
     /// The settings it was made with.
@@ -141,12 +149,12 @@ impl ErrorMap {
     ///
     /// Where Candle cannot make the tensor.
     pub fn to_tensor(&self) -> Result<Tensor> {
-        Tensor::from_slice(&self.values, self.values.len(), &Device::Cpu)
+        Tensor::from_slice(self.values(), self.len, &Device::Cpu)
     }
 
     /// The entries; the sign bit marks those that were never visited.
     pub fn values(&self) -> &[f32] {
-        &self.values
+        &self.values[..self.len]
     }
 
     /// The share of the entries that were visited, from the sums.
@@ -174,67 +182,45 @@ impl ErrorMap {
     pub fn update(&mut self, indices: &Tensor, values: &Tensor) -> Result<ScatterStats> {
         batch::check_vector::<u32>("indices", indices, None)?;
         batch::check_vector::<f32>("values", values, Some(indices.elem_count()))?;
-        self.update_host(&indices.to_vec1()?, &values.to_vec1()?)
+        batch::on_host(indices, |indices| batch::on_host(values, |values| self.update_host(indices, values)))
     }
 
     pub(crate) fn update_host(&mut self, indices: &[u32], values: &[f32]) -> Result<ScatterStats> {
         if indices.len() != values.len() {
             bail!("tensor values: expected {} of them, one an index, found {}", indices.len(), values.len())
         }
-        batch::check_indices(indices, self.len())?;
-        let order = batch::ascending_order(indices);
-        let indices = batch::reorder(indices, order.as_deref());
-        let values = batch::reorder(values, order.as_deref());
-
-        let ErrorMapSettings { decay, cap } = self.settings;
-        let (ema, leaf) = (Ema { decay, cap }, Leaf::new(cap));
-        // No task shares a block with another, hence no sum either.
-        let tasks = batch::cut(&indices, BLOCK as u32);
-        let starts_in = |unit: usize| -> Vec<usize> {
-            tasks.iter().map(|task| indices[task.start] as usize / BLOCK * (BLOCK / unit)).collect()
-        };
-        let starts = starts_in(1);
-        let entries = batch::split_at_starts(&mut self.values, &starts);
-        let groups = batch::split_at_starts(&mut self.groups, &starts_in(GROUP));
-        let blocks = batch::split_at_starts(&mut self.blocks, &starts_in(BLOCK));
-        let pieces = tasks.par_iter().zip(starts).zip(entries).zip(groups).zip(blocks);
-        let stats = pieces.map(|((((task, start), entries), groups), blocks)| {
-            let mut stats = ScatterStats::default();
-            for (&index, &value) in indices[task.clone()].iter().zip(&values[task.clone()]) {
-                let at = index as usize - start;
-                let old = entries[at];
-                if let Some(new) = ema.observe(old, value, &mut stats) {
-                    entries[at] = new;
-                    let (old, new) = (leaf.word(old), leaf.word(new));
-                    // Differences may be negative: modulo 2^32 and 2^64 the sums come out right all the same.
-                    let group = &mut groups[at / GROUP];
-                    *group = group.wrapping_add(new.wrapping_sub(old));
-                    let block = &mut blocks[at / BLOCK];
-                    *block = block.wrapping_add(widen(new).wrapping_sub(widen(old)));
-                }
-            }
-            stats
-        });
-        Ok(stats.sum())
+        let batch = batch::Ascending::new(indices, self.len)?;
+        let values = batch.arrange(values);
+        let Self { values: entries, groups, blocks, settings, .. } = self;
+        Ok(update::update(entries, groups, blocks, batch.indices(), &values, settings))
     }
 
     /// Draws `num` entries, ascending, each with the probability it had at this moment; see
     /// [`weighted_draw`](super::weighted_draw) for the method.
     ///
-    /// - `uniform_fraction`: the share drawn without regard to the map, in `[0, 0.99]`; every entry keeps at least
-    ///   one unit of mass, so that none is lost for ever even where this is 0;
+    /// - `settings`: the uniform fraction, the share drawn without regard to the map, in `[0, 0.99]`, or a
+    ///   [`DrawSettings`]; every entry keeps at least one unit of mass, so that none is lost for ever even where the
+    ///   fraction is 0;
     /// - `seed`, `step`: what the randomness is a function of, see [`crate::rng`].
     ///
     /// # Errors
     ///
     /// On a fraction out of range or `num` not below 2^32.
-    pub fn draw(&self, num: usize, uniform_fraction: f64, seed: u64, step: u64) -> Result<Draws> {
-        Draws::from_host(self.draw_host(num, uniform_fraction, seed, step)?)
+    pub fn draw(&self, num: usize, settings: impl Into<DrawSettings>, seed: u64, step: u64) -> Result<Draws> {
+        Draws::from_host(self.draw_host(num, settings, seed, step)?)
     }
 
-    pub(crate) fn draw_host(&self, num: usize, uniform_fraction: f64, seed: u64, step: u64) -> Result<HostDraws> {
-        check_draw(self.len(), num, uniform_fraction)?;
-        Ok(cpu::draw(&self.masses(uniform_fraction), num, seed, step))
+    pub(crate) fn draw_host(
+        &self,
+        num: usize,
+        settings: impl Into<DrawSettings>,
+        seed: u64,
+        step: u64,
+    ) -> Result<HostDraws> {
+        let DrawSettings { uniform_fraction, jitter } = settings.into();
+        check_draw(self.len, num, uniform_fraction)?;
+        let strata = |total| Strata::with_jitter(jitter, num, total, seed, step);
+        Ok(draw::draw(&self.masses(uniform_fraction), num, strata))
     }
 
     /// The probability with which [`ErrorMap::draw`] would now pick each entry: `[N]` f64, summing to 1.
@@ -252,81 +238,16 @@ impl ErrorMap {
     }
 
     fn totals(&self) -> Totals {
-        // Block by block, not as packed words: over many blocks the mass would run into the counts.
-        let zero = Totals { visited_mass: 0, unvisited: 0 };
-        self.blocks.iter().fold(zero, |sum, &word| Totals {
-            visited_mass: sum.visited_mass + block_mass(word),
-            unvisited: sum.unvisited + (word >> BLOCK_COUNT_SHIFT),
-        })
+        sums::totals(&self.blocks)
     }
 
     fn masses(&self, uniform_fraction: f64) -> MapMasses<'_> {
+        let Self { len, values, groups, blocks, .. } = self;
         let Totals { visited_mass, unvisited } = self.totals();
-        let visited = self.len() as u64 - unvisited;
+        let visited = self.len as u64 - unvisited;
         let prior = visited_mass / visited.max(1);
-        let uniform = uniform_mass(visited_mass + unvisited * prior, self.len(), uniform_fraction).max(1);
-        MapMasses { map: self, leaf: Leaf::new(self.settings.cap), prior, uniform }
-    }
-}
-
-/// An entry as a word that adds up: its mass, or one in the count of unvisited entries.
-#[derive(Debug, Clone, Copy)]
-struct Leaf {
-    scale: f32,
-}
-
-impl Leaf {
-    fn new(cap: f32) -> Self {
-        Self { scale: FULL_MASS as f32 / cap }
-    }
-
-    fn word(self, value: f32) -> u32 {
-        if value.is_sign_negative() {
-            return 1 << GROUP_COUNT_SHIFT;
-        }
-        ((value * self.scale) as u32).min(FULL_MASS)
-    }
-}
-
-/// A word of the lower levels as one of the block level.
-fn widen(word: u32) -> u64 {
-    let mass = word & ((1 << GROUP_COUNT_SHIFT) - 1);
-    u64::from(mass) | u64::from(word >> GROUP_COUNT_SHIFT) << BLOCK_COUNT_SHIFT
-}
-
-fn block_mass(word: u64) -> u64 {
-    word & ((1 << BLOCK_COUNT_SHIFT) - 1)
-}
-
-/// The map at the moment of a draw: what stands for an unvisited entry, and what every entry gets on top.
-struct MapMasses<'a> {
-    map: &'a ErrorMap,
-    leaf: Leaf,
-    prior: u64,
-    uniform: u64,
-}
-
-impl MapMasses<'_> {
-    fn mass(&self, word: u64, num_entries: usize) -> u64 {
-        block_mass(word) + (word >> BLOCK_COUNT_SHIFT) * self.prior + num_entries as u64 * self.uniform
-    }
-}
-
-impl Masses for MapMasses<'_> {
-    fn len(&self) -> usize {
-        self.map.len()
-    }
-
-    fn entry(&self, entry: usize) -> u64 {
-        self.mass(widen(self.leaf.word(self.map.values[entry])), 1)
-    }
-
-    fn group(&self, group: usize) -> u64 {
-        self.mass(widen(self.map.groups[group]), GROUP.min(self.len() - group * GROUP))
-    }
-
-    fn block(&self, block: usize) -> u64 {
-        self.mass(self.map.blocks[block], block_len(self.len(), block))
+        let uniform = uniform_mass(visited_mass + unvisited * prior, self.len, uniform_fraction).max(1);
+        MapMasses { len: *len, values, groups, blocks, leaf: Leaf::new(self.settings.cap), prior, uniform }
     }
 }
 
