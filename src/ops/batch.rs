@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::order;
 
-/// Batch elements a task handles: enough to pay for its start, few enough to balance the threads.
+/// Batch elements that a task handles: enough to pay for its start, few enough to balance the threads.
 const TASK: usize = 8192;
 
 /// The elements that `layout` selects, in place.
@@ -92,7 +92,7 @@ pub(crate) struct Ascending<'a> {
 impl<'a> Ascending<'a> {
     /// Checks the indices as [`check_indices`], and sorts them where they do not ascend.
     pub fn new(indices: &'a [u32], num_entries: usize) -> Result<Self> {
-        if !indices.is_sorted() {
+        if !ascends(indices) {
             check_indices(indices, num_entries)?;
             let (sorted, order) = order::sort(indices);
             return Ok(Self { indices: Cow::Owned(sorted), order: Some(Cow::Owned(order)) });
@@ -132,15 +132,11 @@ pub(crate) struct Shared {
 impl Shared {
     /// As [`check_indices`]. Each time with the same `indices`.
     pub fn check(&self, indices: &[u32], num_entries: usize) -> Result<()> {
-        let max = self.max.get().copied().or_else(|| {
-            check_indices(indices, num_entries).ok()?;
-            let max = indices.par_chunks(TASK).map(largest).max().unwrap_or(0);
-            Some(*self.max.get_or_init(|| max))
-        });
-        match max {
-            Some(max) if (max as usize) < num_entries || indices.is_empty() => Ok(()),
-            _ => check_indices(indices, num_entries),
+        let max = *self.max.get_or_init(|| largest(indices));
+        if !indices.is_empty() && max as usize >= num_entries || u32::try_from(indices.len()).is_err() {
+            check_indices(indices, num_entries)?;
         }
+        Ok(())
     }
 
     /// The batch in ascending order. Each time with the same `indices`, which have been checked.
@@ -149,7 +145,7 @@ impl Shared {
             Some(sorted) => sorted,
             // Computed before it is stored: a lock held during parallel work could meet itself on the same thread.
             None => {
-                let sorted = (!indices.is_sorted()).then(|| order::sort(indices));
+                let sorted = (!ascends(indices)).then(|| order::sort(indices));
                 self.sorted.get_or_init(|| sorted)
             }
         };
@@ -162,8 +158,19 @@ impl Shared {
     }
 }
 
+/// Whether no index is smaller than the one before. A task is looked at as a whole, which vector code does.
+fn ascends(indices: &[u32]) -> bool {
+    let next = indices.get(1..).unwrap_or_default();
+    let ascends = |(a, b): (&[u32], &[u32])| a.iter().zip(b).fold(true, |all, (a, b)| all & (a <= b));
+    indices[..next.len()].par_chunks(TASK).zip(next.par_chunks(TASK)).all(ascends)
+}
+
 fn largest(indices: &[u32]) -> u32 {
-    indices.iter().fold(0, |max, &index| max.max(index))
+    // Batches that a sampler drew ascend.
+    match indices.last() {
+        Some(&last) if ascends(indices) => last,
+        _ => indices.iter().fold(0, |max, &index| max.max(index)),
+    }
 }
 
 /// Asks for the cache line of an element that will be needed soon; `at` may lie beyond the end.

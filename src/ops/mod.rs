@@ -18,7 +18,7 @@ pub use adam::{AdamSettings, adam_step};
 pub use error_map::{ErrorMap, ErrorMapSettings};
 pub use scatter_ema::{Duplicates, ScatterSettings, ScatterStats, scatter_ema};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
-pub use weighted_draw::{DrawSettings, Draws, Jitter, weighted_draw};
+pub use weighted_draw::{DrawSettings, Draws, Jitter, effective_sample_size, weighted_draw};
 pub use weighted_gather::{weighted_gather, weighted_gather_many};
 
 pub(crate) use adam::zero_moments;

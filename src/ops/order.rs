@@ -15,7 +15,9 @@ const PART: usize = 1 << 15;
 
 /// The indices in ascending order, and the position in the batch of each; equal ones in batch order.
 pub(super) fn sort(indices: &[u32]) -> (Vec<u32>, Vec<u32>) {
-    let max = indices.par_iter().copied().max().unwrap_or(0);
+    let part = indices.len().div_ceil(rayon::current_num_threads()).max(PART);
+    let largest = |part: &[u32]| part.iter().fold(0, |max, &index| max.max(index));
+    let max = indices.par_chunks(part).map(largest).max().unwrap_or(0);
     let bits = u32::BITS - max.leading_zeros();
     let num_passes = bits.div_ceil(DIGIT_BITS);
     // Digits of the same length: three of 9 bits rather than 11, 11 and 5.
@@ -25,14 +27,14 @@ pub(super) fn sort(indices: &[u32]) -> (Vec<u32>, Vec<u32>) {
     // Atomic words, relaxed, are plain ones that may be written from several threads.
     let mut keys: Vec<AtomicU64> = indices.par_iter().enumerate().map(key).collect();
     let mut moved: Vec<AtomicU64> = Vec::new();
-    let part = indices.len().div_ceil(rayon::current_num_threads()).max(PART);
     for pass in 0..num_passes {
         moved.resize_with(keys.len(), AtomicU64::default);
         move_by_digit(&keys, &moved, part, 32 + pass * digit_bits, digit_bits);
         std::mem::swap(&mut keys, &mut moved);
     }
     drop(moved);
-    keys.par_iter().map(|key| key.load(Relaxed)).map(|key| ((key >> 32) as u32, key as u32)).unzip()
+    let high = keys.par_iter().map(|key| (key.load(Relaxed) >> 32) as u32).collect();
+    (high, keys.par_iter().map(|key| key.load(Relaxed) as u32).collect())
 }
 
 /// Moves the keys into the order of one digit, those with the same digit in the order they had.

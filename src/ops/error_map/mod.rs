@@ -17,7 +17,7 @@ use super::{
         cpu::{BLOCK, GROUP, Masses, uniform_mass},
     },
 };
-use sums::{FULL_MASS, Leaf, MapMasses, Totals};
+use sums::{FULL_MASS, Leaf, MapMasses, Totals, block_mass};
 
 /// Entries that a task writes when a map is made.
 const PART: usize = 1 << 20;
@@ -167,7 +167,24 @@ impl ErrorMap {
     pub fn mean(&self) -> f64 {
         let Totals { visited_mass, unvisited } = self.totals();
         let visited = (self.len() as u64 - unvisited).max(1);
-        visited_mass as f64 / visited as f64 * f64::from(self.settings.cap) / f64::from(FULL_MASS)
+        self.error(visited_mass as f64 / visited as f64)
+    }
+
+    /// Bounds of the largest visited error, as the draw sees it, without a look at every entry: the largest one in the
+    /// block of 256 entries whose sum is largest, and that block's sum (at most the cap). `N / 256 + 256` steps; the
+    /// two agree where one entry stands out, or where errors reach the cap.
+    pub fn max_error_bounds(&self) -> [f64; 2] {
+        let largest = self.blocks.iter().enumerate().max_by_key(|(_, word)| block_mass(**word));
+        let Some((block, &word)) = largest else { return [0.0; 2] };
+        let leaf = Leaf::new(self.settings.cap);
+        let visited = self.values[block * BLOCK..][..BLOCK].iter().filter(|value| value.is_sign_positive());
+        let most = visited.map(|&value| leaf.word(value)).max().unwrap_or(0);
+        [u64::from(most), block_mass(word).min(u64::from(FULL_MASS))].map(|mass| self.error(mass as f64))
+    }
+
+    /// The error of this mass.
+    fn error(&self, mass: f64) -> f64 {
+        mass * f64::from(self.settings.cap) / f64::from(FULL_MASS)
     }
 
     /// Moves `map[indices[k]]` towards `values[k]`, for every `k` in batch order: [`scatter_ema`](super::scatter_ema)
@@ -252,43 +269,4 @@ impl ErrorMap {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rng::{Rng, Stream};
-
-    /// Sizes around the borders of groups, blocks and tasks.
-    const SIZES: [usize; 6] = [1, 17, 255, 256, 300, 10_007];
-
-    #[test]
-    fn sums_equal_a_rebuild_after_many_updates() {
-        for len in SIZES {
-            let mut map = ErrorMap::new(len, ErrorMapSettings::default()).unwrap();
-            for step in 0..300 {
-                let rng = Rng::new(11, Stream::Init, step);
-                let batch = 1 + rng.below(u32::MAX, 2 * len as u64) as u32;
-                let mut indices: Vec<u32> = (0..batch).map(|k| rng.below(k, len as u64) as u32).collect();
-                if step % 2 == 0 {
-                    indices.sort_unstable();
-                }
-                // From -0.25 to 2.25, so that negative and capped values occur, and now and then a NaN.
-                let value = |k: u32| if k % 97 == 13 { f32::NAN } else { 2.5 * rng.uniform4(k)[3] - 0.25 };
-                let values: Vec<f32> = (0..batch).map(value).collect();
-                map.update_host(&indices, &values).unwrap();
-            }
-            let rebuilt = ErrorMap::from_values(map.values.clone(), map.settings).unwrap();
-            assert_eq!(map.groups, rebuilt.groups, "groups of {len} entries");
-            assert_eq!(map.blocks, rebuilt.blocks, "blocks of {len} entries");
-            assert!(map.visited_fraction() > 0.5, "the updates reached {} of {len}", map.visited_fraction());
-        }
-    }
-
-    #[test]
-    fn full_groups_and_counts_do_not_run_into_each_other() {
-        let full = ErrorMap::from_values(vec![1.0; BLOCK], ErrorMapSettings::default()).unwrap();
-        assert_eq!(full.blocks, [u64::from(FULL_MASS) * BLOCK as u64]);
-        assert_eq!(full.visited_fraction(), 1.0);
-        let none = ErrorMap::new(BLOCK, ErrorMapSettings::default()).unwrap();
-        assert_eq!(none.blocks, [(BLOCK as u64) << BLOCK_COUNT_SHIFT]);
-        assert_eq!((none.visited_fraction(), none.mean()), (0.0, 0.0));
-    }
-}
+mod tests;

@@ -48,6 +48,16 @@ pub(super) fn widen(word: u32) -> u64 {
     u64::from(mass) | u64::from(word >> GROUP_COUNT_SHIFT) << BLOCK_COUNT_SHIFT
 }
 
+/// What the words of groups and blocks grow by, modulo their size, when an entry of word `old` is visited and gets the
+/// mass `new`. As the difference of the widened words: [`widen`] is linear.
+#[inline(always)]
+pub(super) fn growth(old: u32, new: u32) -> (u32, u64) {
+    const WIDENING: u64 = (1 << BLOCK_COUNT_SHIFT) - (1 << GROUP_COUNT_SHIFT);
+    let unvisited = u64::from(old >> GROUP_COUNT_SHIFT);
+    let block = u64::from(new).wrapping_sub(u64::from(old)).wrapping_sub(unvisited * WIDENING);
+    (new.wrapping_sub(old), block)
+}
+
 pub(super) fn block_mass(word: u64) -> u64 {
     word & ((1 << BLOCK_COUNT_SHIFT) - 1)
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{ErrorMapSettings, sums::{Leaf, widen}};
+use super::{ErrorMapSettings, sums::{Leaf, growth}};
 use crate::ops::{
     batch::{self, prefetch},
     scatter_ema::{ScatterStats, cpu::{Ema, Entries}},
@@ -32,12 +32,12 @@ impl Entries<f32> for Piece<'_> {
     #[inline(always)]
     fn set(&mut self, at: usize, old: f32, new: f32) {
         self.entries[at] = new;
-        let (old, new) = (self.leaf.word(old), self.leaf.word(new));
         // Differences may be negative: modulo 2^32 and 2^64 the sums come out right all the same.
+        let (group_growth, block_growth) = growth(self.leaf.word(old), self.leaf.word(new));
         let group = &mut self.groups[at / GROUP];
-        *group = group.wrapping_add(new.wrapping_sub(old));
+        *group = group.wrapping_add(group_growth);
         let block = &mut self.blocks[at / BLOCK];
-        *block = block.wrapping_add(widen(new).wrapping_sub(widen(old)));
+        *block = block.wrapping_add(block_growth);
     }
 }
 

@@ -89,16 +89,25 @@ impl<T: Float> Ema<T> {
     /// What enters for `value`, counted; `None` where it must not enter.
     #[inline(always)]
     fn admit(&self, value: T, stats: &mut ScatterStats) -> Option<T> {
+        stats.updated += 1;
+        if value > T::zero() && value <= self.cap && value < T::infinity() { Some(value) } else { self.mend(value, stats) }
+    }
+
+    /// The rest of the values, which are few.
+    #[cold]
+    fn mend(&self, value: T, stats: &mut ScatterStats) -> Option<T> {
         if !value.is_finite() {
+            stats.updated -= 1;
             stats.skipped_non_finite += 1;
             return None;
         }
-        stats.updated += 1;
-        stats.capped += usize::from(value > self.cap);
+        if value > self.cap {
+            stats.capped += 1;
+            return Some(self.cap);
+        }
         stats.negative += usize::from(value < T::zero());
-        let value = if value > self.cap { self.cap } else { value };
         // Also for -0.0, whose sign bit would mark the entry as unvisited.
-        Some(if value > T::zero() { value } else { T::zero() })
+        Some(T::zero())
     }
 
     /// `decay^count * old + (1 - decay^count) * mean`, in f64 and rounded once.

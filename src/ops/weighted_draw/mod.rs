@@ -45,6 +45,15 @@ pub struct Draws {
 }
 
 impl Draws {
+    /// [`effective_sample_size`] of the weights `1 / (N p)` that make a mean over the draws one over all entries.
+    ///
+    /// # Errors
+    ///
+    /// Where the probabilities are not on the host, as no draw leaves them.
+    pub fn effective_sample_size(&self) -> Result<f64> {
+        batch::on_host(&self.probability, |p: &[f32]| Ok(effective_size(p.iter().map(|&p| 1.0 / f64::from(p)))))
+    }
+
     pub(super) fn from_host(draws: HostDraws) -> Result<Self> {
         let len = draws.indices.len();
         Ok(Self {
@@ -96,6 +105,36 @@ pub fn weighted_draw(
     };
     let masses = cpu::WeightMasses::new(batch::view("weights", storage, layout)?, uniform_fraction)?;
     Draws::from_host(cpu::draw(&masses, num, |total| Strata::with_jitter(jitter, num, total, seed, step)))
+}
+
+/// How many equally weighted samples a mean with these weights is worth: `(sum w)^2 / sum w^2` (Kish, "Survey
+/// Sampling", 1965), from 1 to `B`; 0 where all are zero or there are none.
+///
+/// - `weights`: `[B]` f32, their common scale does not matter.
+///
+/// # Errors
+///
+/// On a wrong shape or dtype.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_radfoam::ops::effective_sample_size;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let weights = Tensor::new(&[2.0f32, 2.0, 2.0, 0.0], &Device::Cpu)?;
+/// assert_eq!(effective_sample_size(&weights)?, 3.0);
+/// # Ok(())
+/// # }
+/// ```
+pub fn effective_sample_size(weights: &Tensor) -> Result<f64> {
+    batch::check_vector::<f32>("weights", weights, None)?;
+    batch::on_host(weights, |weights: &[f32]| Ok(effective_size(weights.iter().map(|&w| f64::from(w)))))
+}
+
+/// See [`effective_sample_size`].
+pub(crate) fn effective_size(weights: impl Iterator<Item = f64>) -> f64 {
+    let (sum, squares) = weights.fold((0.0, 0.0), |(sum, squares), w| (sum + w, squares + w * w));
+    if squares == 0.0 { 0.0 } else { sum * sum / squares }
 }
 
 /// Checks the numbers that every kind of draw is given.

@@ -36,26 +36,36 @@ where
     O: WithDType + AsPrimitive<A>,
 {
     let (table, _) = table.as_chunks::<WIDTH>();
-    let read = |b: usize| {
-        if let Some(&ahead) = indices.get(b + AHEAD) {
-            let ahead = ahead as usize;
-            prefetch(table, ahead);
-            // Where the last element of a row is on another line than the first.
-            prefetch(table.as_flattened(), ahead * WIDTH + WIDTH - 1);
+    match weights {
+        None => collect_rows(table, indices, |_, row| row.map(|value| value.as_().as_())),
+        Some(weights) => collect_rows(table, indices, |b, row| {
+            let weight = weights[b].as_();
+            row.map(|value| (weight * value.as_()).as_())
+        }),
+    }
+}
+
+fn collect_rows<T: Copy + Sync, O: Copy + Send, const WIDTH: usize>(
+    table: &[[T; WIDTH]],
+    indices: &[u32],
+    row: impl Fn(usize, &[T; WIDTH]) -> [O; WIDTH] + Sync,
+) -> Vec<O> {
+    let mut rows = Vec::with_capacity(indices.len());
+    let tasks = rows.spare_capacity_mut()[..indices.len()].par_chunks_mut(TASK);
+    tasks.enumerate().for_each(|(task, rows)| {
+        let start = task * TASK;
+        for (b, out) in (start..).zip(rows) {
+            if let Some(&ahead) = indices.get(b + AHEAD) {
+                let ahead = ahead as usize;
+                prefetch(table, ahead);
+                // Where the last element of a row is on another line than the first.
+                prefetch(table.as_flattened(), ahead * WIDTH + WIDTH - 1);
+            }
+            out.write(row(b, &table[indices[b] as usize]));
         }
-        &table[indices[b] as usize]
-    };
-    let batch = (0..indices.len()).into_par_iter().with_min_len(TASK);
-    // Collected, so that what is written is not zeroed before.
-    let rows: Vec<[O; WIDTH]> = match weights {
-        None => batch.map(|b| read(b).map(|value| value.as_().as_())).collect(),
-        Some(weights) => batch
-            .map(|b| {
-                let weight = weights[b].as_();
-                read(b).map(|value| (weight * value.as_()).as_())
-            })
-            .collect(),
-    };
+    });
+    // SAFETY: the tasks cover the capacity up to this length, and each has written all of its rows.
+    unsafe { rows.set_len(indices.len()) };
     rows.into_flattened()
 }
 
