@@ -64,7 +64,9 @@ struct Argument<'a> {
     op: &'a str,
     name: &'a str,
     right: Tensor,
-    /// What the op gives, as numbers; the wrong lengths that are right for this argument are left out by name.
+    /// Another that must fit to it, which an error may name instead.
+    partner: &'a str,
+    /// What the op gives, as numbers.
     run: Box<dyn Fn(&Tensor) -> Result<Vec<f64>> + 'a>,
     /// Of [`wrong`]: what this argument may be after all.
     allowed: &'a [&'a str],
@@ -78,7 +80,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
 
 fn check(arguments: Vec<Argument>) {
     let mut problems = Vec::new();
-    for Argument { op, name, right, run, allowed, contiguous_only } in arguments {
+    for Argument { op, name, right, partner, run, allowed, contiguous_only } in arguments {
         let expected = match run(&right) {
             Ok(expected) => expected,
             Err(error) => {
@@ -93,7 +95,8 @@ fn check(arguments: Vec<Argument>) {
                 Err(error) => {
                     let text = error.to_string();
                     // One of a few is a contiguous view by any layout.
-                    if !contiguous_only || view.is_contiguous() || !text.contains("contiguous") || !text.contains(name) {
+                    if !contiguous_only || view.is_contiguous() || !text.contains("contiguous") || !text.contains(name)
+                    {
                         problems.push(format!("{op}, {name}, {layout}: {error}"));
                     }
                 }
@@ -104,7 +107,8 @@ fn check(arguments: Vec<Argument>) {
                 Ok(_) => problems.push(format!("{op}, {name}: {what} accepted")),
                 Err(error) => {
                     let text = error.to_string();
-                    if !["expected", "found", name].iter().all(|word| text.contains(word)) {
+                    let named = text.contains(name) || (!partner.is_empty() && text.contains(partner));
+                    if !named || !text.contains("expected") || !text.contains("found") {
                         problems.push(format!("{op}, {name}: {what}: says {text}"));
                     }
                 }
@@ -120,12 +124,16 @@ fn argument<'a>(
     right: &Tensor,
     run: impl Fn(&Tensor) -> Result<Vec<f64>> + 'a,
 ) -> Argument<'a> {
-    Argument { op, name, right: right.clone(), run: Box::new(run), allowed: &[], contiguous_only: false }
+    Argument { op, name, right: right.clone(), partner: "", run: Box::new(run), allowed: &[], contiguous_only: false }
 }
 
 impl<'a> Argument<'a> {
     fn but(self, allowed: &'a [&'a str]) -> Self {
         Self { allowed, ..self }
+    }
+
+    fn with(self, partner: &'a str) -> Self {
+        Self { partner, ..self }
     }
 
     fn contiguous(self) -> Self {
@@ -147,16 +155,22 @@ fn scatter_ema_arguments() {
     for duplicates in [Duplicates::Sequential, Duplicates::Mean] {
         let plain = tensor(&map);
         check(vec![
-            argument("scatter_ema", "indices", &indices, |t| run(&plain, t, &values, duplicates)).contiguous(),
+            argument("scatter_ema", "indices", &indices, |t| run(&plain, t, &values, duplicates))
+                .with("values")
+                .contiguous(),
             argument("scatter_ema", "values", &values, |t| run(&plain, &indices, t, duplicates)).contiguous(),
             // Written where it lies: a copy would hide what the op does with its layout.
             argument("scatter_ema", "map", &plain, |t| {
                 scatter_ema(t, &indices, &values, ScatterSettings { decay: 1.0, duplicates })?;
                 numbers(&t.narrow(0, 0, 1)?)
             })
-            .but(&["one more"])
+            .but(&["one more", "F64", "length 1", "one less"])
             .contiguous(),
         ]);
+        for (map, says) in [(tensor(&[1.0f64; 5]), "values"), (tensor(&[1.0f32; 4]), "indices")] {
+            let error = run(&map, &indices, &values, duplicates).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("expected"), "{error}");
+        }
     }
 }
 
@@ -182,9 +196,7 @@ fn weighted_draw_arguments() {
             Ok([numbers(&draws.indices)?, numbers(&draws.probability)?].concat())
         };
         check(vec![
-            argument("weighted_draw", "weights", &weights, run)
-                .but(&["length 1", "one more", "one less"])
-                .contiguous(),
+            argument("weighted_draw", "weights", &weights, run).but(&["length 1", "one more", "one less"]).contiguous(),
         ]);
     }
     check(vec![
@@ -211,11 +223,20 @@ fn weighted_gather_arguments() {
     const TABLES: &[&str] = &["U8", "F16", "F64", "one more"];
     const BATCHES: &[&str] = &["length 1", "one more", "one less"];
     check(vec![
-        argument("weighted_gather", "table", &table, |t| one(t, &indices, None)).but(TABLES).contiguous(),
-        argument("weighted_gather", "table", &table, |t| one(t, &indices, Some(&weights))).but(&["U8", "one more", "F16", "F64"]).contiguous(),
+        argument("weighted_gather", "table", &table, |t| one(t, &indices, None))
+            .with("indices")
+            .but(TABLES)
+            .contiguous(),
+        argument("weighted_gather", "table", &table, |t| one(t, &indices, Some(&weights)))
+            .with("indices")
+            .but(TABLES)
+            .contiguous(),
         argument("weighted_gather", "indices", &indices, |t| one(&table, t, None)).but(BATCHES).contiguous(),
         argument("weighted_gather", "weights", &weights, |t| one(&table, &indices, Some(t))).contiguous(),
-        argument("weighted_gather_many", "tables[1]", &table, |t| many(t, &indices)).but(TABLES).contiguous(),
+        argument("weighted_gather_many", "tables[1]", &table, |t| many(t, &indices))
+            .with("indices")
+            .but(TABLES)
+            .contiguous(),
         argument("weighted_gather_many", "indices", &indices, |t| many(&table, t)).but(BATCHES).contiguous(),
     ]);
     // The weights must have the dtype of the rows.
@@ -237,7 +258,7 @@ fn error_map_arguments() {
     let from = |values: &Tensor| numbers(&ErrorMap::from_tensor(values, ErrorMapSettings::default())?.to_tensor()?);
     check(vec![
         argument("ErrorMap::from_tensor", "error map", &values, from).but(&["length 1", "one more", "one less"]),
-        argument("ErrorMap::update", "indices", &indices, |t| update(t, &errors)),
+        argument("ErrorMap::update", "indices", &indices, |t| update(t, &errors)).with("values"),
         argument("ErrorMap::update", "values", &errors, |t| update(&indices, t)),
     ]);
 }
@@ -255,8 +276,11 @@ fn adam_arguments() {
     let written = |tensor: &Tensor| if tensor.is_contiguous() { tensor.copy() } else { Ok(tensor.clone()) };
     check(vec![
         argument("adam_step", "grad", &grad, |t| run(&zeros(&[3, 2]), t, &zeros(&[2, 3, 2]))),
-        argument("adam_step", "param", &zeros(&[3, 2]), |t| run(&written(t)?, &grad, &zeros(&[2, 3, 2]))).contiguous(),
-        argument("adam_step", "moments", &zeros(&[2, 3, 2]), |t| run(&zeros(&[3, 2]), &grad, &written(t)?)).contiguous(),
+        argument("adam_step", "param", &zeros(&[3, 2]), |t| run(&written(t)?, &grad, &zeros(&[2, 3, 2])))
+            .with("grad")
+            .contiguous(),
+        argument("adam_step", "moments", &zeros(&[2, 3, 2]), |t| run(&zeros(&[3, 2]), &grad, &written(t)?))
+            .contiguous(),
     ]);
     let param = zeros(&[2]);
     for (grad, moments) in [(&param, &zeros(&[2, 2])), (&zeros(&[2]), &param.reshape((1, 2)).unwrap())] {
@@ -284,14 +308,15 @@ fn trace_arguments() -> Result<()> {
     };
     let quantiles = inputs.quantiles.clone().unwrap();
     check(vec![
-        argument("trace_rays", "points", &points, |t| run(t, &density, &sh, &inputs)).but(&["F32"]),
+        argument("trace_rays", "points", &points, |t| run(t, &density, &sh, &inputs)).with("density"),
         argument("trace_rays", "density", &density, |t| run(&points, t, &sh, &inputs)),
         argument("trace_rays", "sh", &sh, |t| run(&points, &density, t, &inputs)),
         argument("trace_rays", "origins", &inputs.origins, with(|inputs, t| inputs.origins = t)),
         argument("trace_rays", "directions", &inputs.directions, with(|inputs, t| inputs.directions = t)),
-        argument("trace_rays", "start_cells", &inputs.start_cells, with(|inputs, t| inputs.start_cells = t)),
+        argument("trace_rays", "start_cells", &inputs.start_cells, with(|inputs, t| inputs.start_cells = t))
+            .with("origins"),
         argument("trace_rays", "offsets", &inputs.offsets, with(|inputs, t| inputs.offsets = t)),
-        argument("trace_rays", "neighbors", &inputs.neighbors, with(|inputs, t| inputs.neighbors = t)),
+        argument("trace_rays", "neighbors", &inputs.neighbors, with(|inputs, t| inputs.neighbors = t)).with("offsets"),
         argument("trace_rays", "quantiles", &quantiles, with(|inputs, t| inputs.quantiles = Some(t))),
     ]);
     Ok(())
@@ -303,7 +328,7 @@ fn empty_batches_change_nothing_and_empty_tables_have_no_rows() -> Result<()> {
     let map = tensor(&[0.5f32, 0.25]);
     assert_eq!(scatter_ema(&map, &no_index, &no_value, 0.5)?.updated, 0);
     assert_eq!(map.to_vec1::<f32>()?, [0.5, 0.25]);
-    assert_eq!(scatter_ema(&no_value, &no_index, &no_value, 0.5)?.updated, 0);
+    assert_eq!(scatter_ema(&no_value, &no_index, &no_value.copy()?, 0.5)?.updated, 0);
     let mut errors = ErrorMap::from_tensor(&map, ErrorMapSettings::default())?;
     assert_eq!(errors.update(&no_index, &no_value)?.updated, 0);
     let draws = errors.draw(0, 0.5, 1, 1)?;

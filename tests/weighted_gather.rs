@@ -25,7 +25,16 @@ fn random_indices(rows: usize, num: u32) -> Vec<u32> {
 fn forward_is_index_select_times_weight_in_every_dtype() -> Result<()> {
     for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16, DType::U8] {
         let result = if dtype == DType::U8 { DType::F32 } else { dtype };
-        for (rows, width, num) in [(1, 1, 5), (17, 2, 300), (17, 3, 300), (9, 4, 90), (30, 6, 99), (30, 8, 99), (300, 9, 10_007), (40, 13, 999)] {
+        for (rows, width, num) in [
+            (1, 1, 5),
+            (17, 2, 300),
+            (17, 3, 300),
+            (9, 4, 90),
+            (30, 6, 99),
+            (30, 8, 99),
+            (300, 9, 10_007),
+            (40, 13, 999),
+        ] {
             let table = ((random((rows, width), 0) + 0.5)? * 200.0)?.to_dtype(dtype)?;
             let indices = tensor(&random_indices(rows, num));
             let weights = random(num as usize, 1).to_dtype(result)?;

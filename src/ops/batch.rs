@@ -151,9 +151,7 @@ impl Shared {
         };
         match sorted {
             None => Ascending { indices: Cow::Borrowed(indices), order: None },
-            Some((sorted, order)) => {
-                Ascending { indices: Cow::Borrowed(sorted), order: Some(Cow::Borrowed(order)) }
-            }
+            Some((sorted, order)) => Ascending { indices: Cow::Borrowed(sorted), order: Some(Cow::Borrowed(order)) },
         }
     }
 }

@@ -16,6 +16,7 @@ mod weighted_gather;
 
 pub use adam::{AdamSettings, adam_step};
 pub use error_map::{ErrorMap, ErrorMapSettings};
+pub use pages::move_to_huge_pages;
 pub use scatter_ema::{Duplicates, ScatterSettings, ScatterStats, scatter_ema};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
 pub use weighted_draw::{DrawSettings, Draws, Jitter, effective_sample_size, weighted_draw};

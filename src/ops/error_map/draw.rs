@@ -1,12 +1,10 @@
 //! Draws from an error map, many points at a time. The reference is the cursor of
 //! [`weighted_draw`](crate::ops::weighted_draw), which has the same bits.
 
-#[cfg(not(target_arch = "x86_64"))]
-use super::lanes::Scalar;
 #[cfg(target_arch = "x86_64")]
-use super::lanes::Sse2;
+use super::lanes::{Avx512, Sse2};
 use super::{
-    lanes::{LANES, Rule, Sums},
+    lanes::{LANES, Rule, Scalar, Sums},
     sums::MapMasses,
 };
 use crate::ops::{
@@ -28,8 +26,34 @@ const FLIGHT: usize = 64;
 /// Up to this many entries a draw, walking over every group is cheaper than finding the group of every point.
 const DENSE: usize = 8;
 
+/// Draws for the strata from the given one on: indices and probabilities.
+pub(super) type Body = fn(&Lines, u32, &mut [u32], &mut [f32]);
+
+/// What this processor can run, the fastest first. All have the same bits.
+pub(super) fn bodies() -> Vec<(&'static str, Body)> {
+    let mut bodies: Vec<(&'static str, Body)> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512dq") {
+            // SAFETY: the processor has been seen to support it.
+            bodies.push(("AVX-512", |lines, first, indices, p| unsafe { lines.draw_avx512(first, indices, p) }));
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has been seen to support it.
+            bodies.push(("AVX2", |lines, first, indices, p| unsafe { lines.draw_avx2(first, indices, p) }));
+        }
+        bodies.push(("SSE2", |lines, first, indices, p| lines.draw_by::<Sse2>(first, indices, p)));
+    }
+    bodies.push(("scalar", |lines, first, indices, p| lines.draw_by::<Scalar>(first, indices, p)));
+    bodies
+}
+
 /// As [`cpu::draw`].
 pub(super) fn draw(masses: &MapMasses, num: usize, strata: impl FnOnce(u64) -> Strata) -> HostDraws {
+    draw_by(bodies()[0].1, masses, num, strata)
+}
+
+pub(super) fn draw_by(body: Body, masses: &MapMasses, num: usize, strata: impl FnOnce(u64) -> Strata) -> HostDraws {
     let Some(rule) = masses.rule() else {
         // Only where a large uniform share meets large errors: masses beyond what the vector code can add.
         return cpu::draw(masses, num, strata);
@@ -42,12 +66,12 @@ pub(super) fn draw(masses: &MapMasses, num: usize, strata: impl FnOnce(u64) -> S
     let lines = Lines { entries, groups, ends: &ends, rule, total, strata: strata(total), dense };
     let mut draws = HostDraws { indices: vec![0; num], probability: vec![0.0; num] };
     let tasks = draws.indices.par_chunks_mut(TASK).zip(draws.probability.par_chunks_mut(TASK));
-    tasks.enumerate().for_each(|(task, (indices, probability))| lines.draw((task * TASK) as u32, indices, probability));
+    tasks.enumerate().for_each(|(task, (indices, p))| body(&lines, (task * TASK) as u32, indices, p));
     draws
 }
 
 /// A map as lines of sixteen, and the points to be found in it.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     entries: &'a [[f32; LANES]],
     /// The sums of the groups, a line a block.
     groups: &'a [[u32; LANES]],
@@ -60,20 +84,13 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// Draws for the strata from `first` on.
-    fn draw(&self, first: u32, indices: &mut [u32], probability: &mut [f32]) {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has been seen to support it.
-            return unsafe { self.draw_avx2(first, indices, probability) };
-        }
-        #[cfg(target_arch = "x86_64")]
-        self.draw_by::<Sse2>(first, indices, probability);
-        #[cfg(not(target_arch = "x86_64"))]
-        self.draw_by::<Scalar>(first, indices, probability);
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn draw_avx512(&self, first: u32, indices: &mut [u32], probability: &mut [f32]) {
+        self.draw_by::<Avx512>(first, indices, probability);
     }
 
-    /// The same code, its random numbers computed eight at a time.
+    /// The code of SSE2, but for the random numbers, which are computed more at a time.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn draw_avx2(&self, first: u32, indices: &mut [u32], probability: &mut [f32]) {

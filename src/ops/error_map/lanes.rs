@@ -36,10 +36,8 @@ pub(super) trait Sums: Sized {
 }
 
 /// One lane after the other.
-#[cfg(any(test, not(target_arch = "x86_64")))]
 pub(super) struct Scalar([u32; LANES + 1]);
 
-#[cfg(any(test, not(target_arch = "x86_64")))]
 impl Scalar {
     fn of(mass: impl Fn(usize) -> u32) -> Self {
         let mut before = [0; LANES + 1];
@@ -50,7 +48,6 @@ impl Scalar {
     }
 }
 
-#[cfg(any(test, not(target_arch = "x86_64")))]
 impl Sums for Scalar {
     fn of_groups(words: &[u32; LANES], rule: &Rule) -> Self {
         const MASS: u32 = (1 << GROUP_COUNT_SHIFT) - 1;
@@ -164,6 +161,86 @@ mod sse2 {
                 const LAST: u32 = 1 << (LANES - 1);
                 (beyond | LAST).trailing_zeros() as usize
             }
+        }
+
+        #[inline(always)]
+        fn before(&self) -> &[u32; LANES + 1] {
+            &self.before
+        }
+    }
+}
+
+/// One vector of sixteen lanes.
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    // SAFETY of every block below: who makes such sums has seen that the processor supports AVX-512 F and DQ; loads and
+    // stores are of whole arrays of sixteen lanes.
+
+    pub(in super::super) struct Avx512 {
+        sums: __m512i,
+        before: [u32; LANES + 1],
+    }
+
+    impl Avx512 {
+        #[inline(always)]
+        fn of(mut sums: __m512i) -> Self {
+            let mut before = [0; LANES + 1];
+            // SAFETY: see above.
+            unsafe {
+                let zero = _mm512_setzero_si512();
+                sums = _mm512_add_epi32(sums, _mm512_alignr_epi32::<15>(sums, zero));
+                sums = _mm512_add_epi32(sums, _mm512_alignr_epi32::<14>(sums, zero));
+                sums = _mm512_add_epi32(sums, _mm512_alignr_epi32::<12>(sums, zero));
+                sums = _mm512_add_epi32(sums, _mm512_alignr_epi32::<8>(sums, zero));
+                _mm512_storeu_si512(before[1..].as_mut_ptr().cast(), sums);
+            }
+            Self { sums, before }
+        }
+    }
+
+    impl Sums for Avx512 {
+        #[inline(always)]
+        fn of_groups(words: &[u32; LANES], rule: &Rule) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let words = _mm512_loadu_si512(words.as_ptr().cast());
+                let mask = _mm512_set1_epi32((1 << GROUP_COUNT_SHIFT) - 1);
+                let uniform = _mm512_set1_epi32((rule.uniform * LANES as u32) as i32);
+                let count = _mm512_srli_epi32::<GROUP_COUNT_SHIFT>(words);
+                let unvisited = _mm512_mullo_epi32(count, _mm512_set1_epi32(rule.prior as i32));
+                let visited = _mm512_and_si512(words, mask);
+                Self::of(_mm512_add_epi32(_mm512_add_epi32(visited, uniform), unvisited))
+            }
+        }
+
+        #[inline(always)]
+        fn of_entries(values: &[f32; LANES], rule: &Rule) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let values = _mm512_loadu_ps(values.as_ptr());
+                let full = _mm512_set1_ps(FULL_MASS as f32);
+                let visited =
+                    _mm512_cvttps_epi32(_mm512_min_ps(_mm512_mul_ps(values, _mm512_set1_ps(rule.scale)), full));
+                let unvisited = _mm512_movepi32_mask(_mm512_castps_si512(values));
+                let masses = _mm512_mask_mov_epi32(visited, unvisited, _mm512_set1_epi32(rule.prior as i32));
+                Self::of(_mm512_add_epi32(masses, _mm512_set1_epi32(rule.uniform as i32)))
+            }
+        }
+
+        #[inline(always)]
+        fn find(&self, point: u32) -> usize {
+            // SAFETY: see above.
+            let beyond = unsafe { _mm512_cmpgt_epi32_mask(self.sums, _mm512_set1_epi32(point as i32)) };
+            // The last lane is the answer where no other is.
+            const LAST: u16 = 1 << (LANES - 1);
+            (beyond | LAST).trailing_zeros() as usize
         }
 
         #[inline(always)]

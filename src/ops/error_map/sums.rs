@@ -71,14 +71,15 @@ pub(super) struct Totals {
 
 /// The sums over all groups and all blocks of `values`, which are padded to whole blocks by zeros.
 pub(super) fn sums(values: &[f32], groups: &mut [u32], leaf: Leaf) -> Vec<u64> {
-    let blocks = values.par_chunks_exact(BLOCK).zip(groups.par_chunks_exact_mut(BLOCK / GROUP)).map(|(block, groups)| {
-        let mut sum = 0;
-        for (group, word) in block.chunks_exact(GROUP).zip(groups) {
-            *word = group.iter().map(|&value| leaf.word(value)).sum();
-            sum += widen(*word);
-        }
-        sum
-    });
+    let blocks =
+        values.par_chunks_exact(BLOCK).zip(groups.par_chunks_exact_mut(BLOCK / GROUP)).map(|(block, groups)| {
+            let mut sum = 0;
+            for (group, word) in block.chunks_exact(GROUP).zip(groups) {
+                *word = group.iter().map(|&value| leaf.word(value)).sum();
+                sum += widen(*word);
+            }
+            sum
+        });
     blocks.with_min_len(BLOCK).collect()
 }
 

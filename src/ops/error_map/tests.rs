@@ -49,10 +49,16 @@ fn draws_are_those_of_the_definition() {
                             let p: Vec<u32> = draws.probability.iter().map(|p| p.to_bits()).collect();
                             (draws.indices.clone(), p)
                         };
-                        for threads in if num > 10_000 { vec![1, 2, 3, 8] } else { vec![1] } {
-                            let found = on_threads(threads, || draw::draw(&masses, num, strata));
-                            if bits(&found) != bits(&expected) {
-                                wrong.push(format!("{num} of {len}, {kind}, {fraction}, {jitter:?}, {threads} threads"));
+                        let expected = bits(&expected);
+                        for (name, body) in draw::bodies() {
+                            if bits(&draw::draw_by(body, &masses, num, strata)) != expected {
+                                wrong.push(format!("{name}: {num} of {len}, {kind}, {fraction}, {jitter:?}"));
+                            }
+                        }
+                        for threads in if num > 10_000 { vec![1, 2, 3, 8] } else { vec![] } {
+                            if bits(&on_threads(threads, || draw::draw(&masses, num, strata))) != expected {
+                                wrong
+                                    .push(format!("{num} of {len}, {kind}, {fraction}, {jitter:?}, {threads} threads"));
                             }
                         }
                     }
@@ -67,8 +73,9 @@ fn draws_are_those_of_the_definition() {
 fn vector_sums_are_the_scalar_ones() {
     #[cfg(target_arch = "x86_64")]
     use super::lanes::Sse2 as Fast;
+    // What another processor has instead.
     #[cfg(not(target_arch = "x86_64"))]
-    use Scalar as Fast;
+    use super::lanes::Scalar as Fast;
 
     let leaf = Leaf::new(1.0);
     for (kind, prior, uniform) in

@@ -2,10 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::{ErrorMapSettings, sums::{Leaf, growth}};
+use super::{
+    ErrorMapSettings,
+    sums::{Leaf, growth},
+};
 use crate::ops::{
     batch::{self, prefetch},
-    scatter_ema::{ScatterStats, cpu::{Ema, Entries}},
+    scatter_ema::{
+        ScatterStats,
+        cpu::{Ema, Entries},
+    },
     weighted_draw::cpu::{BLOCK, GROUP},
 };
 

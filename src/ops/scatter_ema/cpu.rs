@@ -42,13 +42,7 @@ impl<T: Copy> Entries<T> for &mut [T] {
 impl<T: Float> Ema<T> {
     /// Enters an ascending batch into the entries, the first of which has the index `start`.
     #[inline(always)]
-    pub fn enter(
-        &self,
-        indices: &[u32],
-        values: &[T],
-        start: usize,
-        entries: &mut impl Entries<T>,
-    ) -> ScatterStats {
+    pub fn enter(&self, indices: &[u32], values: &[T], start: usize, entries: &mut impl Entries<T>) -> ScatterStats {
         let mut stats = ScatterStats::default();
         match self.duplicates {
             Duplicates::Sequential => {
@@ -67,10 +61,10 @@ impl<T: Float> Ema<T> {
                 }
             }
             Duplicates::Mean => {
-                let mut values = values.iter();
+                let mut rest = values.iter();
                 for run in indices.chunk_by(|a, b| a == b) {
                     let (mut sum, mut count) = (0.0, 0);
-                    for value in values.by_ref().take(run.len()).filter_map(|&value| self.admit(value, &mut stats)) {
+                    for value in rest.by_ref().take(run.len()).filter_map(|&value| self.admit(value, &mut stats)) {
                         sum += value.to_f64().unwrap_or(f64::NAN);
                         count += 1;
                     }
@@ -83,31 +77,33 @@ impl<T: Float> Ema<T> {
                 }
             }
         }
+        stats.updated = values.len() - stats.skipped_non_finite;
         stats
     }
 
     /// What enters for `value`, counted; `None` where it must not enter.
     #[inline(always)]
-    fn admit(&self, value: T, stats: &mut ScatterStats) -> Option<T> {
-        stats.updated += 1;
-        if value > T::zero() && value <= self.cap && value < T::infinity() { Some(value) } else { self.mend(value, stats) }
+    fn admit(self, value: T, stats: &mut ScatterStats) -> Option<T> {
+        if value > T::zero() && value <= self.cap && value < T::infinity() {
+            return Some(value);
+        }
+        let (value, counted) = self.mend(value);
+        *stats = *stats + counted;
+        value
     }
 
-    /// The rest of the values, which are few.
+    /// [`Ema::admit`] for the few others. By value, so that the loop's counters stay in registers.
     #[cold]
-    fn mend(&self, value: T, stats: &mut ScatterStats) -> Option<T> {
+    fn mend(self, value: T) -> (Option<T>, ScatterStats) {
+        let none = ScatterStats::default();
         if !value.is_finite() {
-            stats.updated -= 1;
-            stats.skipped_non_finite += 1;
-            return None;
+            return (None, ScatterStats { skipped_non_finite: 1, ..none });
         }
         if value > self.cap {
-            stats.capped += 1;
-            return Some(self.cap);
+            return (Some(self.cap), ScatterStats { capped: 1, ..none });
         }
-        stats.negative += usize::from(value < T::zero());
-        // Also for -0.0, whose sign bit would mark the entry as unvisited.
-        Some(T::zero())
+        // Zero also for -0.0, whose sign bit would mark the entry as unvisited.
+        (Some(T::zero()), ScatterStats { negative: usize::from(value < T::zero()), ..none })
     }
 
     /// `decay^count * old + (1 - decay^count) * mean`, in f64 and rounded once.
@@ -149,8 +145,8 @@ pub(super) fn scatter_ema<T: Float + Send + Sync>(
     let tasks = batch::cut(indices, 1);
     let starts: Vec<usize> = tasks.iter().map(|task| indices[task.start] as usize).collect();
     let pieces = batch::split_at_starts(map, &starts);
-    let stats = (tasks, starts, pieces).into_par_iter().map(|(task, start, mut piece)| {
-        ema.enter(&indices[task.clone()], &values[task], start, &mut piece)
-    });
+    let stats = (tasks, starts, pieces)
+        .into_par_iter()
+        .map(|(task, start, mut piece)| ema.enter(&indices[task.clone()], &values[task], start, &mut piece));
     Ok(stats.sum())
 }

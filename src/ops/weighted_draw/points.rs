@@ -99,7 +99,8 @@ mod tests {
             for total in [1, num as u64, (1 << 55) + 12_345, (1 << 63) - 1] {
                 for jitter in JITTERS {
                     let strata = Strata::with_jitter(jitter, num, total, 7, 3);
-                    let ends = [0, 1, 2, num / 2, num.saturating_sub(3), num.saturating_sub(2), num - 1].map(|k| k.min(num - 1) as u32);
+                    let ends = [0, 1, 2, num / 2, num.saturating_sub(3), num.saturating_sub(2), num - 1]
+                        .map(|k| k.min(num - 1) as u32);
                     for k in ends {
                         let point = strata.point(k);
                         let (start, end) = (u128::from(k) * u128::from(total), u128::from(k + 1) * u128::from(total));
@@ -108,7 +109,10 @@ mod tests {
                         // Strata are rounded down by less than one in 2^64 each: 2^32 of them by less than one unit
                         // in 2^32 of a stratum, and the point itself by less than one.
                         let slack = 1 + (start >> 63) / num;
-                        assert!((point + slack) * num >= start, "{jitter:?} {k} of {num}: {point}, from {start} / {num}");
+                        assert!(
+                            (point + slack) * num >= start,
+                            "{jitter:?} {k} of {num}: {point}, from {start} / {num}"
+                        );
                         assert!(point * num <= end, "{jitter:?} {k} of {num}: {point}, to {end} / {num}");
                     }
                 }
