@@ -74,6 +74,14 @@ impl Rng {
         u64::from(a) | u64::from(b) << 32
     }
 
+    /// [`Rng::bits64`] of `first` and the indices after it, modulo 2^32: the same bits, several at a time.
+    #[inline(always)]
+    pub fn fill_bits64(&self, first: u32, bits: &mut [u64]) {
+        for (index, bits) in bits.iter_mut().enumerate() {
+            *bits = philox_bits64(self.key, u64::from(first.wrapping_add(index as u32)), self.stream, self.step);
+        }
+    }
+
     /// A number in `0..bound` for `index`, by multiply-shift on 64 bits (bias below `bound / 2^64`).
     pub fn below(&self, index: u32, bound: u64) -> u64 {
         ((u128::from(self.bits64(index)) * u128::from(bound)) >> 64) as u64
@@ -108,6 +116,22 @@ impl Rng {
     }
 }
 
+/// The first two words of [`philox`], computed in 64-bit words whose upper halves do not count: compilers turn a loop
+/// over this into vector code, because vector units multiply the lower halves of 64-bit lanes.
+#[inline(always)]
+fn philox_bits64(mut key: [u32; 2], index: u64, stream: u32, step: u64) -> u64 {
+    const LOW: u64 = u32::MAX as u64;
+    let [m0, m1] = MULTIPLIERS.map(u64::from);
+    let mut counter = [index, u64::from(stream), step & LOW, step >> 32];
+    for _ in 0..ROUNDS {
+        let a = m0 * (counter[0] & LOW);
+        let b = m1 * (counter[2] & LOW);
+        counter = [(b >> 32) ^ counter[1] ^ u64::from(key[0]), b, (a >> 32) ^ counter[3] ^ u64::from(key[1]), a];
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+    }
+    (counter[0] & LOW) | counter[1] << 32
+}
+
 fn unit(x: u32) -> f32 {
     const SCALE: f32 = 1.0 / 16_777_216.0;
     (x >> 8) as f32 * SCALE
@@ -126,6 +150,21 @@ mod tests {
             philox([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn many_at_a_time_are_the_same_bits() {
+        for (seed, step) in [(0, 0), (u64::MAX, u64::MAX), (0x1234_5678_9abc_def0, 0xfedc_ba98_7654_3210)] {
+            for stream in [Stream::Draw, Stream::Geometry] {
+                let rng = Rng::new(seed, stream, step);
+                for first in [0, 77, u32::MAX - 20] {
+                    let mut bits = [0; 37];
+                    rng.fill_bits64(first, &mut bits);
+                    let expected: Vec<u64> = (0..37).map(|k| rng.bits64(first.wrapping_add(k))).collect();
+                    assert_eq!(bits[..], expected, "seed {seed}, step {step}, from {first}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor, WithDType};
 use candle_radfoam::{
-    ops::{Draws, ErrorMap, ErrorMapSettings, scatter_ema, weighted_draw},
+    ops::{
+        DrawSettings, Draws, Duplicates, ErrorMap, ErrorMapSettings, Jitter, ScatterSettings, scatter_ema,
+        weighted_draw,
+    },
     rng::{Rng, Stream},
 };
 
@@ -83,6 +86,95 @@ fn scatter_ema_is_the_sequential_loop() -> Result<()> {
             assert_eq!(map64.to_vec1::<f64>()?, expected64, "{len} entries in f64, step {step}");
         }
     }
+    Ok(())
+}
+
+/// Against the closed form, in f64, whatever the order of the batch.
+#[test]
+fn the_mean_of_duplicates_enters_once() -> Result<()> {
+    let settings = ScatterSettings { decay: 0.9, duplicates: Duplicates::Mean };
+    for len in SIZES {
+        let (indices, values) = random_batch(len, 3 * len as u32 + 20_000, 0);
+        let start: Vec<f32> = (0..len).map(|i| if i % 3 == 0 { -0.0 } else { i as f32 / len as f32 }).collect();
+        let mut sums = vec![(0.0f64, 0); len];
+        for (&i, &v) in indices.iter().zip(&values) {
+            sums[i as usize].0 += f64::from(v);
+            sums[i as usize].1 += 1;
+        }
+        let expected = start.iter().zip(&sums).map(|(&old, &(sum, count))| match (count, old.is_sign_negative()) {
+            (0, _) => f64::from(old),
+            (_, true) => sum / f64::from(count),
+            _ => {
+                let kept = 0.9f64.powi(count);
+                kept * f64::from(old) + (1.0 - kept) * sum / f64::from(count)
+            }
+        });
+        let expected: Vec<f64> = expected.collect();
+        let mut reversed = (indices.clone(), values.clone());
+        reversed.0.reverse();
+        reversed.1.reverse();
+        for (order, (indices, values)) in [("given", (indices, values)), ("reversed", reversed)] {
+            let mut bits_on_one = Vec::new();
+            for threads in [1, 3] {
+                let map = tensor(&start);
+                on_threads(threads, || scatter_ema(&map, &tensor(&indices), &tensor(&values), settings))?;
+                let map = map.to_vec1::<f32>()?;
+                for (i, (&found, &expected)) in map.iter().zip(&expected).enumerate() {
+                    // The decay is the same f64 in both; what is left is the last rounding, to f32.
+                    assert!((f64::from(found) - expected).abs() <= 1e-7, "{i} of {len}, {order}: {found}, {expected}");
+                }
+                if threads == 1 { bits_on_one = bits(&map) } else { assert_eq!(bits(&map), bits_on_one) }
+            }
+        }
+    }
+    // A single value is the ordinary step, a skipped one no value at all, and decay 0 keeps nothing.
+    let map = tensor(&[0.5f32, 0.5, -0.0]);
+    let values = tensor(&[1.0f32, f32::NAN, f32::NAN]);
+    let stats = scatter_ema(&map, &tensor(&[0u32, 1, 2]), &values, settings)?;
+    assert_eq!((stats.updated, stats.skipped_non_finite, stats.first_visits), (1, 2, 0));
+    assert_eq!(bits(&map.to_vec1()?), bits(&[0.55, 0.5, -0.0]));
+    scatter_ema(&map, &tensor(&[1u32, 1]), &tensor(&[0.25f32, 0.75]), ScatterSettings { decay: 0.0, ..settings })?;
+    assert_eq!(map.to_vec1::<f32>()?[1], 0.5);
+    Ok(())
+}
+
+/// One draw for every whole share of the total that an entry has, and at most one more.
+#[test]
+fn systematic_counts_are_the_expected_ones_rounded() -> Result<()> {
+    for len in SIZES {
+        let map = uneven_map(len);
+        let pmf = map.pmf(0.2)?.to_vec1::<f64>()?;
+        let settings = DrawSettings { uniform_fraction: 0.2, jitter: Jitter::Systematic };
+        let num = 3 * len;
+        let mut means = vec![0.0; len];
+        for step in 0..50 {
+            let (indices, p) = unpack(&map.draw(num, settings, 17, step)?);
+            assert!(indices.is_sorted());
+            let mut counts = vec![0.0; len];
+            for (&i, p) in indices.iter().zip(p) {
+                counts[i as usize] += 1.0;
+                assert_eq!(p, pmf[i as usize] as f32);
+            }
+            for (i, (&count, &p)) in counts.iter().zip(&pmf).enumerate() {
+                let off: f64 = count - num as f64 * p;
+                assert!(off.abs() < 1.0 + 1e-9, "{i} of {len}, step {step}: {count}, expected {}", num as f64 * p);
+                means[i] += off / 50.0;
+            }
+        }
+        // The places of 50 steps fill the stratum evenly: the mean count is off by a few of a fiftieth.
+        assert!(means.iter().all(|off| off.abs() < 0.1), "{len} entries: {means:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_effective_size_of_a_draw_is_that_of_its_weights() -> Result<()> {
+    let draws = ErrorMap::new(100, ErrorMapSettings::default())?.draw(64, 0.3, 1, 0)?;
+    assert!((draws.effective_sample_size()? - 64.0).abs() < 1e-9);
+    let draws = weighted_draw(&tensor(&[3.0f32, 1.0]), 400, 0.0, 1, 0)?;
+    // 300 draws of weight 1 / 0.75 and 100 of weight 1 / 0.25, up to one at the border.
+    let expected = (300.0f64 / 0.75 + 100.0 / 0.25).powi(2) / (300.0 / 0.75f64.powi(2) + 100.0 / 0.25f64.powi(2));
+    assert!((draws.effective_sample_size()? - expected).abs() < 2.0, "{}", draws.effective_sample_size()?);
     Ok(())
 }
 
@@ -291,7 +383,7 @@ fn an_unvisited_entry_counts_as_the_mean() -> Result<()> {
 #[test]
 fn the_map_follows_the_op_and_caps() -> Result<()> {
     for len in SIZES {
-        let settings = ErrorMapSettings { decay: 0.9, cap: 0.5 };
+        let settings = ErrorMapSettings { decay: 0.9, cap: 0.5, ..Default::default() };
         let plain = tensor(&vec![-0.0f32; len]);
         let mut map = ErrorMap::new(len, settings)?;
         for step in 0..5 {
@@ -371,7 +463,7 @@ fn large_and_tiny_weights() -> Result<()> {
 #[test]
 fn what_cannot_be_drawn_from_is_refused() {
     let draw = |weights: &Tensor, fraction| weighted_draw(weights, 4, fraction, 0, 0).map(|_| ());
-    let map = |len, decay, cap| ErrorMap::new(len, ErrorMapSettings { decay, cap }).map(|_| ());
+    let map = |len, decay, cap| ErrorMap::new(len, ErrorMapSettings { decay, cap, ..Default::default() }).map(|_| ());
     let nan_map = ErrorMap::from_tensor(&tensor(&[f32::NAN]), ErrorMapSettings::default()).map(|_| ());
     assert_refusals(vec![
         ("NaN weight", draw(&tensor(&[1.0, f32::NAN]), 0.1), "at 1"),
@@ -386,6 +478,7 @@ fn what_cannot_be_drawn_from_is_refused() {
         ("decay", map(4, -0.1, 1.0), "decay"),
         ("cap", map(4, 0.5, 0.0), "cap"),
         ("NaN cap", map(4, 0.5, f32::NAN), "cap"),
+        ("cap too small to divide by", map(4, 0.5, 1e-35), "cap"),
         ("empty map", map(0, 0.5, 1.0), "entries"),
         ("NaN map", nan_map, "finite"),
     ]);

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, WithDType};
 use candle_radfoam::{
-    ops::weighted_gather,
+    ops::{weighted_gather, weighted_gather_many},
     rng::{Rng, Stream},
 };
 
@@ -25,7 +25,16 @@ fn random_indices(rows: usize, num: u32) -> Vec<u32> {
 fn forward_is_index_select_times_weight_in_every_dtype() -> Result<()> {
     for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16, DType::U8] {
         let result = if dtype == DType::U8 { DType::F32 } else { dtype };
-        for (rows, width, num) in [(1, 1, 5), (17, 3, 300), (300, 9, 10_007)] {
+        for (rows, width, num) in [
+            (1, 1, 5),
+            (17, 2, 300),
+            (17, 3, 300),
+            (9, 4, 90),
+            (30, 6, 99),
+            (30, 8, 99),
+            (300, 9, 10_007),
+            (40, 13, 999),
+        ] {
             let table = ((random((rows, width), 0) + 0.5)? * 200.0)?.to_dtype(dtype)?;
             let indices = tensor(&random_indices(rows, num));
             let weights = random(num as usize, 1).to_dtype(result)?;
@@ -110,6 +119,37 @@ fn gradients_pass_through_tracked_arguments_and_broadcast_seeds() -> Result<()> 
     assert_close("table", &values(grads.get(&table).expect("a gradient"))?, &expected);
     let expected: Vec<f64> = [5, 0, 5, 2].iter().map(|&row: &usize| 6.0 * (t[2 * row] + t[2 * row + 1])).collect();
     assert_close("weights", &values(grads.get(&weights).expect("a gradient"))?, &expected);
+    Ok(())
+}
+
+#[test]
+fn several_tables_are_one_table_each() -> Result<()> {
+    // Ascending and not; widths with and without a body of their own; another number of rows.
+    for indices in [vec![0, 0, 3, 3, 3, 11], random_indices(12, 20)] {
+        let tables: Vec<Var> = [(12, 6), (12, 3), (40, 5)]
+            .into_iter()
+            .zip(0..)
+            .map(|(shape, step)| Var::from_tensor(&random(shape, step)))
+            .collect::<Result<_>>()?;
+        let weights = Var::from_tensor(&random(indices.len(), 5))?;
+        let index = tensor(&indices);
+        let loss = |rows: Vec<Tensor>| {
+            let parts = rows.iter().map(|rows| (rows.sqr()? * random(rows.shape(), 9))?.sum_all());
+            parts.reduce(|a, b| a? + b?).expect("a table")
+        };
+        let together: Vec<&Tensor> = tables.iter().map(|table| table.as_tensor()).collect();
+        let together = weighted_gather_many(&together, &index, Some(&weights))?;
+        let apart: Result<Vec<Tensor>> =
+            tables.iter().map(|table| weighted_gather(table, &index, Some(&weights))).collect();
+        for (together, apart) in together.iter().zip(apart.as_ref().expect("rows")) {
+            assert_eq!(values(together)?, values(apart)?);
+        }
+        let (together, apart) = (loss(together)?.backward()?, loss(apart?)?.backward()?);
+        for var in tables.iter().chain([&weights]) {
+            let grad = |grads: &candle_core::backprop::GradStore| values(grads.get(var).expect("a gradient"));
+            assert_eq!(grad(&together)?, grad(&apart)?);
+        }
+    }
     Ok(())
 }
 

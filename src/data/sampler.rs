@@ -106,7 +106,7 @@ impl SamplerConfig {
     }
 
     fn map_settings(&self) -> ErrorMapSettings {
-        ErrorMapSettings { decay: self.decay, cap: self.error_cap }
+        ErrorMapSettings { decay: self.decay, cap: self.error_cap, ..Default::default() }
     }
 }
 

@@ -18,7 +18,7 @@ use candle_core::{
     },
 };
 
-use super::batch;
+use super::{batch, order};
 
 /// A compiled file of kernels.
 #[derive(Debug)]
@@ -164,10 +164,7 @@ impl<'a> Ascending<'a> {
             return Ok(Self::Given(indices));
         }
         let host = device.clone_dtoh(&indices)?;
-        let Some(order) = batch::ascending_order(&host) else {
-            return Ok(Self::Given(indices));
-        };
-        let sorted = batch::reorder(&host, Some(&order));
+        let (sorted, order) = order::sort(&host);
         Ok(Self::Sorted(device.clone_htod(&sorted[..])?, device.clone_htod(&order[..])?))
     }
 

@@ -7,6 +7,8 @@ mod batch;
 mod error_map;
 #[cfg(feature = "cuda")]
 mod launch;
+mod order;
+mod pages;
 mod scatter_ema;
 pub mod trace;
 mod weighted_draw;
@@ -14,10 +16,11 @@ mod weighted_gather;
 
 pub use adam::{AdamSettings, adam_step};
 pub use error_map::{ErrorMap, ErrorMapSettings};
-pub use scatter_ema::{ScatterStats, scatter_ema};
+pub use pages::move_to_huge_pages;
+pub use scatter_ema::{Duplicates, ScatterSettings, ScatterStats, scatter_ema};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
-pub use weighted_draw::{Draws, weighted_draw};
-pub use weighted_gather::weighted_gather;
+pub use weighted_draw::{DrawSettings, Draws, Jitter, effective_sample_size, weighted_draw};
+pub use weighted_gather::{weighted_gather, weighted_gather_many};
 
 pub(crate) use adam::zero_moments;
 pub(crate) use trace::fused;

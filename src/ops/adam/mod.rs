@@ -105,6 +105,9 @@ pub fn adam_step(
             bail!("adam_step: {name}: expected the device of the parameter, {expected:?}, found {found:?}");
         }
     }
+    batch::check_apart("grad", grad, ("param", param))?;
+    batch::check_apart("grad", grad, ("moments", moments))?;
+    batch::check_apart("moments", moments, ("param", param))?;
     batch::range("param", param.layout())?;
     batch::range("moments", moments.layout())?;
     if grad.shape() != param.shape() {

@@ -7,6 +7,8 @@
 //! A plain `map[indices] = ...` keeps only one arbitrary write of each duplicate; here every observation counts, and
 //! the result has the same bits as the sequential loop for any number of threads. The sign bit marks an entry that
 //! was never visited: its first observation replaces it, whatever its magnitude. Not differentiable.
+//!
+//! [`Duplicates::Mean`] enters the mean of an entry's values instead, in one step that weighs as much.
 
 pub(super) mod cpu;
 #[cfg(feature = "cuda")]
@@ -17,6 +19,34 @@ use std::{iter::Sum, ops::Add, sync::OnceLock};
 use candle_core::{CpuStorage, DType, InplaceOp3, Layout, Result, Tensor, bail};
 
 use super::batch;
+
+/// What happens where a batch has several values for one entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Duplicates {
+    /// They enter one after the other, in batch order: the loop over the batch.
+    #[default]
+    Sequential,
+    /// Their mean enters once, with the weight that all of them have in the loop:
+    /// `map[i] <- decay^m * map[i] + (1 - decay^m) * mean(v)` for `m` values. Whatever their order, but for rounding in
+    /// f64. The first visit of an entry takes the mean of its values.
+    Mean,
+}
+
+/// How [`scatter_ema`] enters values. A plain number is the decay, with the default for the rest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScatterSettings {
+    /// The share of the old value that is kept, in `[0, 1]`.
+    pub decay: f64,
+    /// What happens where a batch has several values for one entry.
+    pub duplicates: Duplicates,
+}
+
+impl From<f64> for ScatterSettings {
+    fn from(decay: f64) -> Self {
+        Self { decay, duplicates: Duplicates::default() }
+    }
+}
 
 /// What a scatter-EMA did with the values it was given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,11 +95,12 @@ impl Sum for ScatterStats {
 /// - `indices`: `[B]` u32, in any order, duplicates allowed (ascending is fastest; on CUDA others are sorted on the
 ///   host);
 /// - `values`: `[B]` of the map's dtype;
-/// - `decay`: the share of the old value that is kept, in `[0, 1]`.
+/// - `settings`: the decay, in `[0, 1]`, or a [`ScatterSettings`] (on CUDA sequential only).
 ///
 /// # Errors
 ///
-/// On a wrong shape, dtype, device, layout or `decay`, and on an index outside the map. The map is then unchanged.
+/// On a wrong shape, dtype, device, layout or decay, on arguments that share the map's memory, and on an index outside
+/// the map. The map is then unchanged.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -85,8 +116,14 @@ impl Sum for ScatterStats {
 /// # Ok(())
 /// # }
 /// ```
-pub fn scatter_ema(map: &Tensor, indices: &Tensor, values: &Tensor, decay: f64) -> Result<ScatterStats> {
-    check_decay(decay)?;
+pub fn scatter_ema(
+    map: &Tensor,
+    indices: &Tensor,
+    values: &Tensor,
+    settings: impl Into<ScatterSettings>,
+) -> Result<ScatterStats> {
+    let settings = settings.into();
+    check_decay(settings.decay)?;
     batch::check_vector::<u32>("indices", indices, None)?;
     let num_values = Some(indices.elem_count());
     match map.dtype() {
@@ -99,7 +136,11 @@ pub fn scatter_ema(map: &Tensor, indices: &Tensor, values: &Tensor, decay: f64) 
             batch::check_vector::<f32>("values", values, num_values)?;
         }
     }
-    let op = ScatterEma { decay, stats: OnceLock::new() };
+    for (name, tensor) in [("indices", indices), ("values", values)] {
+        batch::check_device(name, tensor, ("map", map))?;
+        batch::check_apart(name, tensor, ("map", map))?;
+    }
+    let op = ScatterEma { settings, stats: OnceLock::new() };
     map.inplace_op3(indices, values, &op)?;
     Ok(op.stats.get().copied().unwrap_or_default())
 }
@@ -112,7 +153,7 @@ pub(super) fn check_decay(decay: f64) -> Result<()> {
 }
 
 struct ScatterEma {
-    decay: f64,
+    settings: ScatterSettings,
     /// An in-place op returns nothing; the counts come out here.
     stats: OnceLock<ScatterStats>,
 }
@@ -131,16 +172,17 @@ impl InplaceOp3 for ScatterEma {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<()> {
+        let ScatterSettings { decay, duplicates } = self.settings;
         let range = batch::range("map", map_layout)?;
         let indices = batch::view::<u32>("indices", indices, indices_layout)?;
         let stats = match map {
             CpuStorage::F32(map) => {
                 let values = batch::view("values", values, values_layout)?;
-                cpu::scatter_ema(&mut map[range], indices, values, self.decay as f32)?
+                cpu::scatter_ema(&mut map[range], indices, values, decay as f32, duplicates)?
             }
             CpuStorage::F64(map) => {
                 let values = batch::view("values", values, values_layout)?;
-                cpu::scatter_ema(&mut map[range], indices, values, self.decay)?
+                cpu::scatter_ema(&mut map[range], indices, values, decay, duplicates)?
             }
             _ => bail!("tensor map: expected dtype F32 or F64"),
         };
@@ -158,8 +200,12 @@ impl InplaceOp3 for ScatterEma {
         values: &candle_core::CudaStorage,
         values_layout: &Layout,
     ) -> Result<()> {
+        let ScatterSettings { decay, duplicates } = self.settings;
+        if duplicates != Duplicates::Sequential {
+            bail!("no CUDA kernel yet for scatter_ema with {duplicates:?}: expected Sequential, or tensors on the CPU")
+        }
         let (indices, values) = ((indices, indices_layout), (values, values_layout));
-        let stats = cuda::scatter_ema(map, map_layout, indices, values, self.decay as f32)?;
+        let stats = cuda::scatter_ema(map, map_layout, indices, values, decay as f32)?;
         let _ = self.stats.set(stats);
         Ok(())
     }

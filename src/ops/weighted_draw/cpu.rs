@@ -1,7 +1,7 @@
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use crate::rng::{Rng, Stream};
+use super::points::Strata;
 
 /// Entries a group, and a block, holds: the two levels above the entries that a draw descends through.
 pub(in crate::ops) const GROUP: usize = 16;
@@ -43,36 +43,12 @@ pub(crate) struct HostDraws {
     pub probability: Vec<f32>,
 }
 
-/// One random point in each of `num` equal parts of `0..total`, ascending, in integers alone.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Strata {
-    /// The length of a stratum when the whole is 2^64.
-    stratum: u64,
-    total: u64,
-    rng: Rng,
-}
-
-impl Strata {
-    pub fn new(num: usize, total: u64, seed: u64, step: u64) -> Self {
-        Self { stratum: u64::MAX / (num as u64).max(1), total, rng: Rng::new(seed, Stream::Draw, step) }
-    }
-
-    /// The point of stratum `k`.
-    pub fn point(&self, k: u32) -> u64 {
-        let position = self.stratum * u64::from(k) + multiply_high(self.rng.bits64(k), self.stratum);
-        multiply_high(position, self.total)
-    }
-}
-
-fn multiply_high(a: u64, b: u64) -> u64 {
-    ((u128::from(a) * u128::from(b)) >> 64) as u64
-}
-
-/// Draws `num` entries in proportion to their masses, whose total must lie in `1..2^63`.
-pub(in crate::ops) fn draw(masses: &impl Masses, num: usize, seed: u64, step: u64) -> HostDraws {
+/// Draws an entry for each of the `num` points that `strata` puts into the total of the masses, which must lie in
+/// `1..2^63`.
+pub(in crate::ops) fn draw(masses: &impl Masses, num: usize, strata: impl FnOnce(u64) -> Strata) -> HostDraws {
     let block_ends = block_ends(masses);
     let total = block_ends.last().copied().unwrap_or(0);
-    let strata = Strata::new(num, total, seed, step);
+    let strata = strata(total);
     let mut draws = HostDraws { indices: vec![0; num], probability: vec![0.0; num] };
     let tasks = draws.indices.par_chunks_mut(TASK).zip(draws.probability.par_chunks_mut(TASK));
     tasks.enumerate().for_each(|(task, (indices, probability))| {
@@ -81,14 +57,20 @@ pub(in crate::ops) fn draw(masses: &impl Masses, num: usize, seed: u64, step: u6
         for (k, (index, p)) in (first..).zip(indices.iter_mut().zip(probability)) {
             cursor.advance(strata.point(k));
             *index = cursor.entry as u32;
-            *p = (cursor.entry_mass as f64 / total as f64) as f32;
+            *p = probability_of(cursor.entry_mass, total);
         }
     });
     draws
 }
 
+/// The probability of an entry of this mass.
+#[inline(always)]
+pub(in crate::ops) fn probability_of(mass: u64, total: u64) -> f32 {
+    (mass as f64 / total as f64) as f32
+}
+
 /// The masses of all blocks up to and including each.
-fn block_ends(masses: &impl Masses) -> Vec<u64> {
+pub(in crate::ops) fn block_ends(masses: &impl Masses) -> Vec<u64> {
     let mut ends: Vec<u64> =
         (0..masses.len().div_ceil(BLOCK)).into_par_iter().map(|block| masses.block(block)).collect();
     let mut sum = 0;

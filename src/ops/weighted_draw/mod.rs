@@ -8,14 +8,32 @@
 //! neighbours. Entry `i` is drawn `floor(num p_i) - 1` to `ceil(num p_i) + 1` times. Not differentiable.
 
 pub(super) mod cpu;
+mod points;
 
 use candle_core::{Device, Result, Storage, Tensor, bail};
 
 use super::batch;
-pub(crate) use cpu::{HostDraws, Strata};
+pub(crate) use cpu::HostDraws;
+pub use points::Jitter;
+pub(crate) use points::Strata;
 
 /// Above this the uniform share is all there is to see, and its integer mass could overflow the total.
 pub(crate) const MAX_UNIFORM_FRACTION: f64 = 0.99;
+
+/// How a draw spreads its points. A plain number is the uniform fraction, with the default for the rest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawSettings {
+    /// The share drawn without regard to the weights, in `[0, 0.99]`.
+    pub uniform_fraction: f64,
+    /// How the points lie in their strata.
+    pub jitter: Jitter,
+}
+
+impl From<f64> for DrawSettings {
+    fn from(uniform_fraction: f64) -> Self {
+        Self { uniform_fraction, jitter: Jitter::default() }
+    }
+}
 
 /// Draws and the probability that each had.
 #[derive(Debug, Clone)]
@@ -27,6 +45,15 @@ pub struct Draws {
 }
 
 impl Draws {
+    /// [`effective_sample_size`] of the weights `1 / (N p)` that make a mean over the draws one over all entries.
+    ///
+    /// # Errors
+    ///
+    /// Where the probabilities are not on the host, as no draw leaves them.
+    pub fn effective_sample_size(&self) -> Result<f64> {
+        batch::on_host(&self.probability, |p: &[f32]| Ok(effective_size(p.iter().map(|&p| 1.0 / f64::from(p)))))
+    }
+
     pub(super) fn from_host(draws: HostDraws) -> Result<Self> {
         let len = draws.indices.len();
         Ok(Self {
@@ -41,7 +68,8 @@ impl Draws {
 /// - `weights`: `[N]` f32, contiguous, finite, not negative, with `N < 2^32 - 1`; they need not sum to one. They are
 ///   rounded down to a fixed point relative to the largest (24 bits or more: 36 bits up to 2^20 entries);
 /// - `num`: how many to draw;
-/// - `uniform_fraction`: the share drawn without regard to the weights, in `[0, 0.99]`;
+/// - `settings`: the uniform fraction, the share drawn without regard to the weights, in `[0, 0.99]`; or a
+///   [`DrawSettings`];
 /// - `seed`, `step`: what the randomness is a function of, see [`crate::rng`].
 ///
 /// # Errors
@@ -61,7 +89,14 @@ impl Draws {
 /// # Ok(())
 /// # }
 /// ```
-pub fn weighted_draw(weights: &Tensor, num: usize, uniform_fraction: f64, seed: u64, step: u64) -> Result<Draws> {
+pub fn weighted_draw(
+    weights: &Tensor,
+    num: usize,
+    settings: impl Into<DrawSettings>,
+    seed: u64,
+    step: u64,
+) -> Result<Draws> {
+    let DrawSettings { uniform_fraction, jitter } = settings.into();
     batch::check_vector::<f32>("weights", weights, None)?;
     check_draw(weights.elem_count(), num, uniform_fraction)?;
     let (storage, layout) = weights.storage_and_layout();
@@ -69,7 +104,37 @@ pub fn weighted_draw(weights: &Tensor, num: usize, uniform_fraction: f64, seed: 
         bail!("tensor weights: expected a tensor on the CPU, found one on {:?}", weights.device().location())
     };
     let masses = cpu::WeightMasses::new(batch::view("weights", storage, layout)?, uniform_fraction)?;
-    Draws::from_host(cpu::draw(&masses, num, seed, step))
+    Draws::from_host(cpu::draw(&masses, num, |total| Strata::with_jitter(jitter, num, total, seed, step)))
+}
+
+/// How many equally weighted samples a mean with these weights is worth: `(sum w)^2 / sum w^2` (Kish, "Survey
+/// Sampling", 1965), from 1 to `B`; 0 where all are zero or there are none.
+///
+/// - `weights`: `[B]` f32, their common scale does not matter.
+///
+/// # Errors
+///
+/// On a wrong shape or dtype.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_radfoam::ops::effective_sample_size;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let weights = Tensor::new(&[2.0f32, 2.0, 2.0, 0.0], &Device::Cpu)?;
+/// assert_eq!(effective_sample_size(&weights)?, 3.0);
+/// # Ok(())
+/// # }
+/// ```
+pub fn effective_sample_size(weights: &Tensor) -> Result<f64> {
+    batch::check_vector::<f32>("weights", weights, None)?;
+    batch::on_host(weights, |weights: &[f32]| Ok(effective_size(weights.iter().map(|&w| f64::from(w)))))
+}
+
+/// See [`effective_sample_size`].
+pub(crate) fn effective_size(weights: impl Iterator<Item = f64>) -> f64 {
+    let (sum, squares) = weights.fold((0.0, 0.0), |(sum, squares), w| (sum + w, squares + w * w));
+    if squares == 0.0 { 0.0 } else { sum * sum / squares }
 }
 
 /// Checks the numbers that every kind of draw is given.

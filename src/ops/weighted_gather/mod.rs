@@ -11,11 +11,13 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
+use std::sync::Arc;
+
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
 };
 
-use super::batch;
+use super::batch::{self, Shared};
 
 /// Gathers `table[indices[b]]`, times `weights[b]` where weights are given: `[B, C]`.
 ///
@@ -47,15 +49,59 @@ use super::batch;
 /// # }
 /// ```
 pub fn weighted_gather(table: &Tensor, indices: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    gather("table", table, indices, weights, &Arc::default())
+}
+
+/// [`weighted_gather`] from each of several tables, which may differ in dtype, width and number of rows. The indices
+/// are checked once for all, and where they do not ascend sorted once for the gradients of all.
+///
+/// - `tables`: as there; where weights are given, all results must have the weights' dtype;
+/// - `indices`, `weights`: as there.
+///
+/// Gives `[B, C]` for each table, in order. The gradient of the weights is the sum over the tables.
+///
+/// # Errors
+///
+/// As [`weighted_gather`]; the message names the table by its place.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_radfoam::ops::weighted_gather_many;
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let rays = Tensor::new(&[[0.0f32, 1.0], [2.0, 3.0]], &Device::Cpu)?;
+/// let colors = Tensor::new(&[[10u8], [20]], &Device::Cpu)?;
+/// let rows = weighted_gather_many(&[&rays, &colors], &Tensor::new(&[1u32, 1, 0], &Device::Cpu)?, None)?;
+/// assert_eq!(rows[0].to_vec2::<f32>()?, [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]);
+/// assert_eq!(rows[1].to_vec2::<f32>()?, [[20.0], [20.0], [10.0]]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn weighted_gather_many(tables: &[&Tensor], indices: &Tensor, weights: Option<&Tensor>) -> Result<Vec<Tensor>> {
+    let shared = Arc::default();
+    let named = tables.iter().enumerate();
+    named.map(|(k, table)| gather(&format!("tables[{k}]"), table, indices, weights, &shared)).collect()
+}
+
+fn gather(
+    name: &str,
+    table: &Tensor,
+    indices: &Tensor,
+    weights: Option<&Tensor>,
+    shared: &Arc<Shared>,
+) -> Result<Tensor> {
     if table.rank() != 2 {
-        bail!("tensor table: expected shape [N, C], found {:?}", table.dims())
+        bail!("tensor {name}: expected shape [N, C], found {:?}", table.dims())
     }
     let Some(dtype) = result_dtype(table.dtype()) else {
-        bail!("tensor table: expected dtype F32, F64, F16, BF16 or U8, found {:?}", table.dtype())
+        bail!("tensor {name}: expected dtype F32, F64, F16, BF16 or U8, found {:?}", table.dtype())
     };
+    batch::range(name, table.layout())?;
     batch::check_vector::<u32>("indices", indices, None)?;
+    batch::check_device("indices", indices, (name, table))?;
+    let op = Gather { shared: shared.clone() };
     let Some(weights) = weights else {
-        return table.apply_op2(indices, Gather);
+        return table.apply_op2(indices, op);
     };
     if weights.dims() != indices.dims() || weights.dtype() != dtype {
         bail!(
@@ -65,7 +111,8 @@ pub fn weighted_gather(table: &Tensor, indices: &Tensor, weights: Option<&Tensor
             weights.dims()
         )
     }
-    table.apply_op3(indices, weights, Gather)
+    batch::check_device("weights", weights, (name, table))?;
+    table.apply_op3(indices, weights, op)
 }
 
 fn result_dtype(table: DType) -> Option<DType> {
@@ -87,13 +134,15 @@ fn optional<'a, T: WithDType>(name: &str, tensor: Option<Operand<'a>>) -> Result
     tensor.map(|tensor| operand(name, tensor)).transpose()
 }
 
-struct Gather;
+struct Gather {
+    shared: Arc<Shared>,
+}
 
 impl Gather {
-    fn forward(table: Operand, indices: Operand, weights: Option<Operand>) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, table: Operand, indices: Operand, weights: Option<Operand>) -> Result<(CpuStorage, Shape)> {
         let indices = operand::<u32>("indices", indices)?;
         let (rows, width) = table.1.shape().dims2()?;
-        batch::check_indices(indices, rows)?;
+        self.shared.check(indices, rows)?;
         // Table, accumulator and result type of one dtype.
         macro_rules! gather {
             ($table:ty, $acc:ty, $out:ty) => {{
@@ -112,11 +161,17 @@ impl Gather {
         Ok((rows, (indices.len(), width).into()))
     }
 
-    fn grad_table(table: &Tensor, indices: &Tensor, weights: Option<&Tensor>, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn grad_table(
+        &self,
+        table: &Tensor,
+        indices: &Tensor,
+        weights: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<Option<Tensor>> {
         if table.dtype().is_int() {
             return Ok(None);
         }
-        let (op, grad) = (GradTable { rows: table.dim(0)? }, grad.contiguous()?);
+        let (op, grad) = (GradTable { rows: table.dim(0)?, shared: self.shared.clone() }, grad.contiguous()?);
         Ok(Some(match weights {
             // The gradient of a gradient is not defined here: these need no graph.
             None => grad.apply_op2_no_bwd(indices, &op)?,
@@ -131,7 +186,7 @@ impl CustomOp2 for Gather {
     }
 
     fn cpu_fwd(&self, t: &CpuStorage, tl: &Layout, i: &CpuStorage, il: &Layout) -> Result<(CpuStorage, Shape)> {
-        Self::forward((t, tl), (i, il), None)
+        self.forward((t, tl), (i, il), None)
     }
 
     #[cfg(feature = "cuda")]
@@ -152,7 +207,7 @@ impl CustomOp2 for Gather {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Self::grad_table(table, indices, None, grad)?, None))
+        Ok((self.grad_table(table, indices, None, grad)?, None))
     }
 }
 
@@ -170,7 +225,7 @@ impl CustomOp3 for Gather {
         w: &CpuStorage,
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((t, tl), (i, il), Some((w, wl)))
+        self.forward((t, tl), (i, il), Some((w, wl)))
     }
 
     #[cfg(feature = "cuda")]
@@ -194,7 +249,7 @@ impl CustomOp3 for Gather {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad_table = Self::grad_table(table, indices, Some(weights), grad)?;
+        let grad_table = self.grad_table(table, indices, Some(weights), grad)?;
         let grad_weights = grad.contiguous()?.apply_op3_no_bwd(table, indices, &GradWeights)?;
         Ok((grad_table, None, Some(grad_weights)))
     }
@@ -203,16 +258,17 @@ impl CustomOp3 for Gather {
 /// `grad_table` from the gradient of the rows, the indices and the weights.
 struct GradTable {
     rows: usize,
+    shared: Arc<Shared>,
 }
 
 impl GradTable {
     fn forward(&self, grad: Operand, indices: Operand, weights: Option<Operand>) -> Result<(CpuStorage, Shape)> {
-        let indices = operand::<u32>("indices", indices)?;
+        let indices = self.shared.ascending(operand("indices", indices)?);
         let (_, width) = grad.1.shape().dims2()?;
         macro_rules! grad_table {
             ($t:ty, $acc:ty) => {{
                 let (grad, weights) = (operand::<$t>("grad_rows", grad)?, optional("weights", weights)?);
-                let grad_table = cpu::grad_table::<$t, $acc>(grad, self.rows, width, indices, weights);
+                let grad_table = cpu::grad_table::<$t, $acc>(grad, self.rows, width, &indices, weights);
                 <$t>::to_cpu_storage_owned(grad_table)
             }};
         }
