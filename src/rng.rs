@@ -47,6 +47,10 @@ pub enum Stream {
     Synthetic = 6,
     /// Insertion order of a triangulation.
     Geometry = 7,
+    /// The order of the rays in an epoch.
+    Shuffle = 8,
+    /// The evenly drawn part of a batch, and its size.
+    Mixture = 9,
 }
 
 /// The numbers of one (seed, stream, step).

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 /// Training seconds of a run for which neither steps nor a time limit is given.
 const DEFAULT_SECONDS: f64 = 60.0;
+/// The share of the error map that `--sampling top-k` draws from.
+const TOP_K_POOL: f64 = 0.1;
 
 /// Trains a radiance foam and leaves a folder with checkpoint, pictures, plots and result.json.
 #[derive(Debug, Parser)]
@@ -54,6 +56,12 @@ pub struct Args {
     /// What is behind the scene: white, black or random [default: white for images with alpha, else random].
     #[arg(long)]
     pub background: Option<Background>,
+    /// Score test views every so many steps [default: eight times in all].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub eval_every: Option<u64>,
+    /// Say in the end where the time of a step went.
+    #[arg(long)]
+    pub profile: bool,
     /// Seed of everything random.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -77,15 +85,23 @@ pub struct Args {
     pub quiet: bool,
 }
 
-/// How rays are drawn.
+/// How rays are drawn; --config knows the settings of each.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Sampling {
     /// Uniformly, without an error map.
     None,
     /// Uniformly, with an error map kept for looking at.
     Uniform,
+    /// Each ray once before any comes again.
+    Epoch,
     /// In proportion to the error map.
     ErrorWeighted,
+    /// Evenly from the tenth of the error map with the largest errors.
+    TopK,
+    /// Seven tenths in proportion to the error map, the rest evenly.
+    Mixed,
+    /// Uniformly or by error, as the errors suggest.
+    Adaptive,
 }
 
 /// What config.toml holds: where the pixels came from, and how they were trained on.
@@ -125,7 +141,11 @@ pub fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
         train.sampler.strategy = match sampling {
             Sampling::None => Strategy::None,
             Sampling::Uniform => Strategy::Uniform,
+            Sampling::Epoch => Strategy::Epoch,
             Sampling::ErrorWeighted => Strategy::ErrorWeighted,
+            Sampling::TopK => Strategy::TopK { pool: TOP_K_POOL },
+            Sampling::Mixed => Strategy::Mixed { error_fraction: Strategy::DEFAULT_ERROR_FRACTION },
+            Sampling::Adaptive => Strategy::Adaptive,
         };
     }
     if let Some(background) = args.background {

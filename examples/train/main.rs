@@ -84,7 +84,10 @@ fn main() -> Result<()> {
         Some(folder) => Run::resume(&args, folder, &device)?,
         None => Run::begin(&args, &device)?,
     };
-    run.train(args.stop_after)?;
+    run.train(args.stop_after, args.eval_every)?;
+    if args.profile {
+        print!("{}", run.trainer.profile());
+    }
     run.finish()
 }
 
@@ -216,7 +219,7 @@ impl Run {
         Some(cpu_seconds()? - self.cpu_origin?)
     }
 
-    fn train(&mut self, stop_after: Option<u64>) -> Result<()> {
+    fn train(&mut self, stop_after: Option<u64>, eval_every: Option<u64>) -> Result<()> {
         let mut next_look = (self.trainer.progress() * f64::from(LOOKS)).floor() as u32 + 1;
         let mut next_line = self.seconds() + LINE_EVERY;
         let mut next_checkpoint = self.seconds() + CHECKPOINT_EVERY;
@@ -228,7 +231,11 @@ impl Run {
             self.record(&stats)?;
             self.show(&stats, loss, &mut next_line);
             let over = self.trainer.is_finished();
-            if !over && self.trainer.progress() * f64::from(LOOKS) >= f64::from(next_look) {
+            let due = match eval_every {
+                Some(every) => self.trainer.step_count().is_multiple_of(every),
+                None => self.trainer.progress() * f64::from(LOOKS) >= f64::from(next_look),
+            };
+            if !over && due {
                 next_look += 1;
                 self.look()?;
             }

@@ -2,7 +2,8 @@
 //! training draws from them.
 //!
 //! [`load`] recognises the format of a folder (COLMAP, `transforms.json` of many tools, LLFF) and gives a [`Dataset`];
-//! [`Pixels`] turns its training views into rays with colours, by flat index.
+//! [`Pixels`] turns its training views into rays with colours, by flat index. A [`Sampler`] says which of them to train
+//! on; a [`Loader`] does both for a plain `for` loop.
 
 pub mod dataset;
 #[cfg(fuzzing)]
@@ -19,6 +20,7 @@ mod capture;
 mod colmap;
 mod decode;
 mod llff;
+mod loader;
 mod mask;
 mod npy;
 mod options;
@@ -31,7 +33,10 @@ pub use cameras::{ListedView, list_views};
 pub use capture::{Format, Recognised, recognise};
 pub use dataset::{Dataset, Skipped, View, load, load_with_progress};
 pub use image::Image;
+pub use loader::{LoadedBatch, Loader, LoaderHeader, LoaderSeconds};
 pub use normalization::Normalization;
 pub use options::{LoadOptions, Resize, TestViews};
 pub use pixels::{Batch, BatchTensors, Pixels};
-pub use sampler::{Draw, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy};
+pub use sampler::{
+    Draw, DrawHeader, Failure, OnFailure, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy,
+};

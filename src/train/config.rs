@@ -130,7 +130,8 @@ pub struct LossConfig {
     /// surfaces; ramps up linearly over the first half of training. The reference implementation's is 1e-4.
     pub quantile_weight: f32,
     /// Exponent b of the weight `(1 / (N p))^b` of a ray that was drawn with probability p of N. At 1 the loss is an
-    /// unbiased estimate of the mean over all rays; at 0 hard rays count for more.
+    /// unbiased estimate of the mean over all rays; at 0 hard rays count for more. Where it is not 0 it takes the place
+    /// of `sampler.importance_exponent`, which has a ramp besides.
     pub importance_exponent: f32,
 }
 

@@ -6,20 +6,23 @@ mod config;
 mod evaluate;
 pub mod metrics;
 mod optim;
+mod profile;
 mod state;
 
 pub use config::{Background, LossConfig, ResolutionStage, TopologyConfig, TrainConfig};
 pub use evaluate::{Evaluation, MAX_PSNR_DB, ViewScore, evaluate_views};
 pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
+pub use profile::Profile;
 pub use state::FORMAT_VERSION;
 
-use crate::data::{Batch, Dataset, Pixels, Sampler, SamplerConfig};
+use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler, SamplerConfig};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::RayGradient;
 use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene};
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use profile::Lap;
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -44,14 +47,13 @@ use std::time::Instant;
 pub struct Trainer {
     config: TrainConfig,
     dataset: Dataset,
-    /// The training pixels at the present stage of the resolution schedule.
-    pixels: Pixels,
+    /// The training pixels at the present stage of the resolution schedule, and which of them are drawn.
+    loader: Loader,
     resolution: u32,
     foam: Foam,
     /// Laid out for the present topology.
     faces: Faces<f32>,
     optimizer: Adam,
-    sampler: Sampler,
     statistics: RefineStatistics,
     refine_round: u32,
     num_initial_cells: usize,
@@ -61,6 +63,7 @@ pub struct Trainer {
     progress: f64,
     /// Wall time of all steps so far.
     seconds: f64,
+    profile: Profile,
 }
 
 /// What one step did.
@@ -105,12 +108,19 @@ impl Trainer {
         let config = TrainConfig {
             background: config.background.or(Some(backdrop)),
             init: config.init.capped(config.refine.max_cells, has_cloud),
-            sampler: SamplerConfig { seed: config.seed, ..config.sampler },
+            sampler: SamplerConfig {
+                seed: config.seed,
+                importance_exponent: match config.loss.importance_exponent {
+                    0.0 => config.sampler.importance_exponent,
+                    exponent => exponent,
+                },
+                ..config.sampler
+            },
             ..config
         };
         let resolution = config.resolution_at(0.0);
         let pixels = training_pixels(&dataset, resolution)?;
-        let sampler = Sampler::new(&pixels.shapes(), config.sampler.clone())?;
+        let loader = Loader::new(pixels, config.sampler.clone())?;
         let cloud = dataset.point_cloud.as_ref().map(|cloud| {
             let points: Vec<[f32; 3]> = cloud.points.iter().map(|p| p.map(|x| x as f32)).collect();
             let colors: Option<Vec<[f32; 3]>> = cloud
@@ -131,17 +141,17 @@ impl Trainer {
             statistics: RefineStatistics::new(num_initial_cells),
             config,
             dataset,
-            pixels,
+            loader,
             resolution,
             foam,
             optimizer,
-            sampler,
             refine_round: 0,
             num_initial_cells,
             step: 0,
             num_rays: 0,
             progress: 0.0,
             seconds: 0.0,
+            profile: Profile::default(),
         };
         trainer.seconds = started.elapsed().as_secs_f64();
         Ok(trainer)
@@ -169,7 +179,7 @@ impl Trainer {
 
     /// The sampler, for its statistics and its error map.
     pub fn sampler(&self) -> &Sampler {
-        &self.sampler
+        self.loader.sampler()
     }
 
     /// Steps taken.
@@ -187,6 +197,12 @@ impl Trainer {
         self.seconds
     }
 
+    /// Where the time of the steps of this process went; those before a resume do not count.
+    pub fn profile(&self) -> Profile {
+        let loader = self.loader.seconds();
+        Profile { draw: loader.draw, gather: loader.gather, wait: loader.wait, update: loader.update, ..self.profile }
+    }
+
     /// Where the schedules stand, 0 to 1.
     pub fn progress(&self) -> f64 {
         self.progress
@@ -202,24 +218,64 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it. The
-    /// sampler's draw is spent then, unless it was a parameter, which is looked at before. Those of the parts.
+    /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it; the
+    /// sampler is then as it was before the step. Those of the parts.
     pub fn step(&mut self) -> Result<StepStats> {
         let started = Instant::now();
         // A walk takes NaN for empty or for black, so that the loss would not tell.
         self.check_parameters()?;
+        let mut lap = Lap::new(started);
+        lap.end(&mut self.profile.other);
         self.follow_resolution()?;
         let refined = self.refine_if_due()?;
-        let progress = self.progress;
+        lap.end(&mut self.profile.topology);
+        let batch = self.loader.next_batch()?;
+        // The loader has its own clocks.
+        lap.skip();
+        let (stats, errors) = match self.step_on(&batch, refined, &mut lap) {
+            Ok(done) => done,
+            Err(error) => {
+                self.loader.put_back(batch)?;
+                return Err(error);
+            }
+        };
+        let num_rays = errors.len();
+        batch.report(&Tensor::from_vec(errors, num_rays, self.foam.points().device())?)?;
+        self.loader.flush()?;
+        lap.skip();
 
-        let draw = self.sampler.draw()?;
-        let batch = self.pixels.batch(draw.indices_slice())?;
-        let importance = match self.config.loss.importance_exponent {
+        let topology = &self.config.topology;
+        let due = (self.step + 1).is_multiple_of(topology.check_every);
+        let rebuilt = due && self.foam.maintain(topology.moved_limit, topology.moved_share)?;
+        if rebuilt {
+            self.faces = new_faces(&self.foam);
+        }
+        lap.end(&mut self.profile.topology);
+        self.profile.steps += 1;
+        self.step += 1;
+        self.num_rays += num_rays as u64;
+        self.seconds += started.elapsed().as_secs_f64();
+        let by_steps = self.config.steps.map_or(0.0, |steps| self.step as f64 / steps as f64);
+        let by_time = self.config.time_limit.map_or(0.0, |limit| self.seconds / limit);
+        self.progress = by_steps.max(by_time).min(1.0);
+        Ok(StepStats { rebuilt, ..stats })
+    }
+
+    /// Traces a batch, takes its loss back and updates the parameters; what it did, and the squared error of each ray.
+    /// Where it fails no parameter has changed.
+    fn step_on(
+        &mut self,
+        loaded: &LoadedBatch,
+        refined: Option<(usize, usize)>,
+        lap: &mut Lap,
+    ) -> Result<(StepStats, Vec<f32>)> {
+        let (draw, batch, progress) = (loaded.draw(), loaded.rays(), self.progress);
+        let importance = match draw.importance_exponent() {
             0.0 => None,
             exponent => Some(draw.importance_vec(exponent)),
         };
         let derivative = self.foam.refresh(&mut self.faces)?;
-        let start_cells = self.start_cells(&batch)?;
+        let start_cells = self.start_cells(batch)?;
         let (quantiles, num_quantiles) = self.quantiles(batch.len());
         let rays = Rays {
             origins: batch.origins.as_flattened(),
@@ -228,7 +284,8 @@ impl Trainer {
             quantiles: &quantiles,
             num_quantiles,
         };
-        let loss = RayLoss::new(self, &batch, importance.as_deref());
+        lap.end(&mut self.profile.other);
+        let loss = RayLoss::new(self, batch, importance.as_deref());
         let (outputs, gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
             let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
             fused::forward_backward(&scene, &rays, &self.config.trace, self.foam.num_cells(), |ray, out| {
@@ -239,6 +296,7 @@ impl Trainer {
         let width = PACKED_HEAD + num_quantiles;
         let (losses, errors): (Vec<f64>, Vec<f32>) =
             outputs.packed.par_chunks_exact(width).enumerate().map(|(ray, out)| loss.value(ray, out)).unzip();
+        lap.end(&mut self.profile.trace);
         self.require_finite("loss", losses.iter().filter(|x| !x.is_finite()).count())?;
         let mut grad_raw = gradients.density;
         grad_raw.par_iter_mut().zip(&derivative).for_each(|(g, d)| *g *= d);
@@ -246,6 +304,7 @@ impl Trainer {
         self.require_finite("grad_raw_density", non_finite(&grad_raw))?;
         self.require_finite("grad_sh", non_finite(&gradients.sh))?;
         self.statistics.add(&gradients.points, &outputs.weights);
+        lap.end(&mut self.profile.other);
 
         let device = self.foam.points().device().clone();
         let num_cells = self.foam.num_cells();
@@ -255,35 +314,20 @@ impl Trainer {
             ("raw_density", &Tensor::from_vec(grad_raw, num_cells, &device)?),
             ("sh", &Tensor::from_vec(gradients.sh, self.foam.sh().shape(), &device)?),
         ])?;
-        let squared_error = errors.iter().map(|&e| f64::from(e)).sum::<f64>() / errors.len() as f64;
+        lap.end(&mut self.profile.optimizer);
         let num_rays = errors.len();
-        self.sampler.update(draw, &Tensor::from_vec(errors, num_rays, &device)?)?;
-
-        let topology = &self.config.topology;
-        let due = (self.step + 1).is_multiple_of(topology.check_every);
-        let rebuilt = due && self.foam.maintain(topology.moved_limit, topology.moved_share)?;
-        if rebuilt {
-            self.faces = new_faces(&self.foam);
-        }
-
         let stats = StepStats {
             step: self.step,
             progress,
             loss: losses.iter().sum::<f64>() / num_rays as f64,
-            squared_error,
+            squared_error: errors.iter().map(|&e| f64::from(e)).sum::<f64>() / num_rays as f64,
             num_rays,
             cells_entered: outputs.cells_entered.iter().map(|&n| u64::from(n)).sum(),
             num_cells,
-            rebuilt,
+            rebuilt: false,
             refined,
         };
-        self.step += 1;
-        self.num_rays += num_rays as u64;
-        self.seconds += started.elapsed().as_secs_f64();
-        let by_steps = self.config.steps.map_or(0.0, |steps| self.step as f64 / steps as f64);
-        let by_time = self.config.time_limit.map_or(0.0, |limit| self.seconds / limit);
-        self.progress = by_steps.max(by_time).min(1.0);
-        Ok(stats)
+        Ok((stats, errors))
     }
 
     /// Scores the foam on the test views. `on_view` is given the index, the view and the rendering of each, as for
@@ -319,8 +363,7 @@ impl Trainer {
     fn follow_resolution(&mut self) -> Result<()> {
         let factor = self.config.resolution_at(self.progress);
         if factor != self.resolution {
-            self.pixels = training_pixels(&self.dataset, factor)?;
-            self.sampler.resample(&self.pixels.shapes())?;
+            self.loader.set_pixels(training_pixels(&self.dataset, factor)?)?;
             self.resolution = factor;
         }
         Ok(())
@@ -351,7 +394,7 @@ impl Trainer {
         views.sort_unstable();
         views.dedup();
         let sites: Vec<[f32; 3]> = self.faces.sites.iter().map(|&[x, y, z, _]| [x, y, z]).collect();
-        let cameras = self.pixels.cameras();
+        let cameras = self.loader.pixels().cameras();
         let mut cell_of_view = vec![0; cameras.len()];
         let found: Vec<u32> = views
             .par_iter()

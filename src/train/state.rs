@@ -1,8 +1,8 @@
 //! Saving a training run and going on with it.
 
-use super::{Adam, TrainConfig, Trainer, new_faces, non_finite, require_cpu, training_pixels};
+use super::{Adam, Profile, TrainConfig, Trainer, new_faces, non_finite, require_cpu, training_pixels};
 use crate::checkpoint::{Checkpoint, in_file};
-use crate::data::{Dataset, Normalization, Sampler, SamplerHeader};
+use crate::data::{Dataset, Loader, LoaderHeader, Normalization};
 use crate::foam::{Foam, RefineStatistics, with_values};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -52,7 +52,7 @@ impl Trainer {
         let mut tensors = self.foam.state()?;
         let (moments, optimizer_count) = self.optimizer.state()?;
         tensors.extend(moments.into_iter().map(|(name, tensor)| (format!("optim.{name}"), tensor)));
-        let (sampler, sampler_header) = self.sampler.state()?;
+        let (sampler, LoaderHeader { sampler: sampler_header, pending }) = self.loader.state()?;
         tensors.extend(sampler.into_iter().map(|(name, tensor)| (format!("sampler.{name}"), tensor)));
         let device = self.foam.points().device();
         for (name, values) in [("gradient", &self.statistics.gradient), ("max_weight", &self.statistics.max_weight)] {
@@ -69,7 +69,7 @@ impl Trainer {
             statistics_steps: self.statistics.steps,
             optimizer_count,
         };
-        let header = serde_json::json!({
+        let mut header = serde_json::json!({
             "format_version": FORMAT_VERSION,
             "crate_version": env!("CARGO_PKG_VERSION"),
             "config": self.config,
@@ -80,6 +80,10 @@ impl Trainer {
             "sampler": sampler_header,
             "run": extra,
         });
+        // Only where there is one: with a lag of 0 no draw waits.
+        if let Some(pending) = pending {
+            header["pending_draw"] = serde_json::to_value(pending).map_err(candle_core::Error::wrap)?;
+        }
         Ok(Checkpoint { tensors, header })
     }
 
@@ -99,7 +103,7 @@ impl Trainer {
     ///
     /// Those of writing.
     pub fn save_error_map(&self, path: impl AsRef<Path>) -> Result<bool> {
-        let (tensors, header) = self.sampler.state()?;
+        let (tensors, header) = self.loader.sampler().state()?;
         if tensors.is_empty() {
             return Ok(false);
         }
@@ -145,16 +149,10 @@ impl Trainer {
         let foam = Foam::from_checkpoint(checkpoint, path)?;
         let mut optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         optimizer.restore(&with_prefix(checkpoint, "optim."), progress.optimizer_count)?;
-        let header: SamplerHeader = checkpoint.field(path, "sampler")?;
-        let sampler = Sampler::from_state(&with_prefix(checkpoint, "sampler."), header)?;
+        let pending = checkpoint.header.get("pending_draw").map(|_| checkpoint.field(path, "pending_draw"));
+        let header = LoaderHeader { sampler: checkpoint.field(path, "sampler")?, pending: pending.transpose()? };
         let pixels = training_pixels(&dataset, progress.resolution)?;
-        let (expected, found) = (pixels.shapes(), sampler.shapes());
-        if found != expected {
-            let differs = |(a, b): (&[u32; 2], &[u32; 2])| a != b;
-            let view = expected.iter().zip(&found).position(differs).unwrap_or(expected.len().min(found.len()));
-            let told = |shapes: &[[u32; 2]]| format!("{} views, view {view} of {:?}", shapes.len(), shapes.get(view));
-            return Err(Error::file(path, "header.sampler", told(&expected), told(&found)));
-        }
+        let loader = Loader::from_state(&with_prefix(checkpoint, "sampler."), header, pixels)?;
         let statistics = RefineStatistics {
             gradient: checkpoint.values(path, "refine.gradient")?,
             max_weight: checkpoint.values(path, "refine.max_weight")?,
@@ -168,11 +166,10 @@ impl Trainer {
             faces: new_faces(&foam),
             config,
             dataset,
-            pixels,
+            loader,
             resolution: progress.resolution,
             foam,
             optimizer,
-            sampler,
             statistics,
             refine_round: progress.refine_round,
             num_initial_cells: progress.num_initial_cells,
@@ -180,6 +177,7 @@ impl Trainer {
             num_rays: progress.num_rays,
             progress: progress.progress,
             seconds: progress.seconds.unwrap_or(0.0),
+            profile: Profile::default(),
         })
     }
 

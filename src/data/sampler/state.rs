@@ -1,0 +1,109 @@
+//! A sampler as tensors and a header, and back.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::adaptive::Adaptive;
+use super::draw::vector;
+use super::stats::Counters;
+use super::{Failure, OnFailure, Sampler, SamplerConfig};
+use crate::data::Bitmap;
+use crate::data::patches::Patches;
+use crate::ops::ErrorMap;
+use crate::{Error, Result};
+
+/// The names of the tensors of [`Sampler::state`].
+const MAP_TENSOR: &str = "error_map";
+const IN_USE_TENSOR: &str = "in_use";
+
+/// Everything of a sampler but its map, ready for a checkpoint's JSON header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SamplerHeader {
+    /// The settings; may be changed between [`Sampler::state`] and [`Sampler::from_state`], but for the patch.
+    pub config: SamplerConfig,
+    pub(super) patches: Patches,
+    #[serde(flatten)]
+    pub(super) counters: Counters,
+    pub(super) next_update: u64,
+    pub(super) generation: u32,
+    pub(super) skipped_non_finite: u64,
+    pub(super) negative: u64,
+    pub(super) capped: u64,
+    #[serde(default)]
+    pub(super) max_error: f32,
+    #[serde(default)]
+    pub(super) adaptive: Adaptive,
+}
+
+impl Sampler {
+    /// Everything the next draw depends on: named tensors (the map, where there is one; which pixels are in use, where
+    /// that is not all of them) and a header.
+    ///
+    /// # Errors
+    ///
+    /// Where Candle cannot make the tensor.
+    pub fn state(&self) -> Result<(BTreeMap<String, Tensor>, SamplerHeader)> {
+        let mut tensors = BTreeMap::new();
+        if let Some(map) = &self.map {
+            tensors.insert(MAP_TENSOR.to_string(), map.to_tensor()?);
+        }
+        if let Some(in_use) = self.header.patches.in_use() {
+            tensors.insert(IN_USE_TENSOR.to_string(), bits_of(in_use)?);
+        }
+        Ok((tensors, self.header.clone()))
+    }
+
+    /// The sampler that [`Sampler::state`] was asked of. It goes on with the same bits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] on a setting out of range; [`Error::Tensor`] where the map is missing or of another kind or
+    /// length, [`Error::Candle`] where it is not finite. With [`OnFailure::Uniform`] a map that cannot be used is no
+    /// error: a new one is begun, and that is counted.
+    pub fn from_state(tensors: &BTreeMap<String, Tensor>, header: SamplerHeader) -> Result<Self> {
+        header.config.validate()?;
+        let shapes = header.patches.shapes();
+        let in_use = match tensors.get(IN_USE_TENSOR) {
+            Some(bits) => {
+                let num_pixels = shapes.iter().map(|&[height, width]| height as usize * width as usize).sum();
+                Some(in_use_of(bits, num_pixels)?)
+            }
+            None => None,
+        };
+        let patches = Patches::new(&shapes, header.config.map_patch(), in_use.as_ref())?;
+        let mut header = SamplerHeader { patches, ..header };
+        if !header.config.strategy.keeps_map() {
+            return Ok(Self { header, map: None });
+        }
+        let (len, settings) = (header.patches.num_entries(), header.config.map_settings());
+        let map = vector(MAP_TENSOR, tensors.get(MAP_TENSOR), len)
+            .and_then(|values| Ok(ErrorMap::from_values(values, settings)?));
+        let map = match map {
+            Err(_) if header.config.on_failure == OnFailure::Uniform => {
+                header.counters.fall_back(Failure::UnusableMap);
+                ErrorMap::new(len, settings)?
+            }
+            map => map?,
+        };
+        Ok(Self { header, map: Some(map) })
+    }
+}
+
+/// 32 pixels a word, the first of them lowest.
+fn bits_of(in_use: &Bitmap) -> Result<Tensor> {
+    let word = |word: usize| (0..32).fold(0u32, |bits, bit| bits | u32::from(in_use.get(32 * word + bit)) << bit);
+    let words: Vec<u32> = (0..in_use.len().div_ceil(32)).map(word).collect();
+    let len = words.len();
+    Ok(Tensor::from_vec(words, len, &Device::Cpu)?)
+}
+
+fn in_use_of(bits: &Tensor, num_pixels: usize) -> Result<Bitmap> {
+    let words: Vec<u32> = vector(IN_USE_TENSOR, Some(bits), num_pixels.div_ceil(32))?;
+    let in_use = Bitmap::from_fn(num_pixels, |pixel| words[pixel / 32] >> (pixel % 32) & 1 == 1)?;
+    if bits_of(&in_use)?.to_vec1::<u32>()? != words {
+        return Err(Error::tensor(IN_USE_TENSOR, "no bit beyond the last pixel", "some"));
+    }
+    Ok(in_use)
+}
