@@ -95,6 +95,8 @@ fn observations(model: &Path) -> Vec<(String, [f64; 2], usize)> {
         index_of.insert(u64_at(&bytes, at), index);
         at += 51 + 8 * u64_at(&bytes, at + 43) as usize;
     }
+    // Points are read in the order of their ids, which need not be the file's.
+    index_of.values_mut().enumerate().for_each(|(index, place)| *place = index);
     let bytes = fs::read(model.join("images.bin")).unwrap();
     let (mut at, mut found) = (8, Vec::new());
     for _ in 0..u64_at(&bytes, 0) {

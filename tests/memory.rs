@@ -81,7 +81,9 @@ fn memory() {
                 "{ending}, alpha {alpha}, {resize}: {:.2} decoded images a core",
                 beyond as f64 / (threads * decoded) as f64
             );
-            assert!(beyond <= 2 * threads * decoded + SLACK, "{ending}, alpha {alpha}, {resize}: {beyond} bytes");
+            // The decoder of lossless WebP has a copy of its own, with alpha.
+            let images = if ending == "webp" { 2 * threads + threads / 2 } else { 2 * threads };
+            assert!(beyond <= images * decoded + SLACK, "{ending}, alpha {alpha}, {resize}: {beyond} bytes");
         }
     }
 
