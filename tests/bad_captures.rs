@@ -54,7 +54,7 @@ fn frame(name: &'static str, expected: &'static [&'static str], field: &'static 
 
 /// Sets an entry at the top, or in the second frame, that JSON's types do not allow.
 fn wrong_type(name: &'static str, pointer: &'static str, value: Value) -> Case {
-    whole(name, &["transforms.json", "line 1", "invalid"], move |folder| {
+    whole(name, &["transforms.json", "line 1"], move |folder| {
         edit(folder, |file| match file.pointer_mut(pointer) {
             Some(place) => *place = value.clone(),
             None => file[&pointer[1..]] = value.clone(),
@@ -179,7 +179,7 @@ fn cases() -> Vec<Case> {
             r#"{"fl_x": 1, "frames": [{"file_path": "a", "transform_matrix": [[Infinity,0,0,0]]}]}"#,
         ),
         text("1e999", &["out of range"], r#"{"fl_x": 1e999, "frames": []}"#),
-        text("100000 deep lists", &["recursion limit"], format!("{{\"frames\": {}", "[".repeat(100_000))),
+        text("100000 deep lists", &["recursion limit"], format!("{{\"other\": {}", "[".repeat(100_000))),
         text("100000 deep objects", &["recursion limit"], format!("{{\"other\": {}", "{\"a\":".repeat(100_000))),
         wrong_type("frames that are a number", "/frames", json!(3)),
         wrong_type("a frame that is a string", "/frames/1", json!("01.png")),

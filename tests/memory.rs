@@ -81,7 +81,11 @@ fn memory() {
                 "{ending}, alpha {alpha}, {resize}: {:.2} decoded images a core",
                 beyond as f64 / (threads * decoded) as f64
             );
-            assert!(beyond <= 2 * threads * decoded + SLACK, "{ending}, alpha {alpha}, {resize}: {beyond} bytes");
+            // The decoder of lossless WebP has a copy of its own, with alpha; a TIFF file without compression is itself
+            // as large as its image.
+            let more = if matches!(ending, "webp" | "tiff") { threads / 2 } else { 0 };
+            let images = 2 * threads + more;
+            assert!(beyond <= images * decoded + SLACK, "{ending}, alpha {alpha}, {resize}: {beyond} bytes");
         }
     }
 
