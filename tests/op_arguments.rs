@@ -59,6 +59,8 @@ fn wrong(plain: &Tensor) -> Vec<(String, Tensor)> {
     all
 }
 
+type Run<'a> = dyn Fn(&Tensor) -> Result<Vec<f64>> + 'a;
+
 /// One argument of an op: its name in messages, a right value, and what follows from another one.
 struct Argument<'a> {
     op: &'a str,
@@ -67,7 +69,7 @@ struct Argument<'a> {
     /// Another that must fit to it, which an error may name instead.
     partner: &'a str,
     /// What the op gives, as numbers.
-    run: Box<dyn Fn(&Tensor) -> Result<Vec<f64>> + 'a>,
+    run: Box<Run<'a>>,
     /// Of [`wrong`]: what this argument may be after all.
     allowed: &'a [&'a str],
     /// Whether other layouts may be refused.

@@ -107,7 +107,7 @@ impl MapMasses<'_> {
     /// What the vector code needs, where it can do it.
     pub fn rule(&self) -> Option<Rule> {
         let Self { leaf, prior, uniform, .. } = *self;
-        (uniform <= MAX_UNIFORM).then(|| Rule { scale: leaf.scale, prior: prior as u32, uniform: uniform as u32 })
+        (uniform <= MAX_UNIFORM).then_some(Rule { scale: leaf.scale, prior: prior as u32, uniform: uniform as u32 })
     }
 
     fn mass(&self, word: u64, num_entries: usize) -> u64 {
