@@ -3,8 +3,19 @@
 use candle_core::{DType, Device, Tensor};
 use candle_radfoam::{
     Result,
-    data::{Draw, Sampler, SamplerConfig, Strategy},
+    data::{Bitmap, Draw, Failure, OnFailure, Sampler, SamplerConfig, Strategy},
 };
+
+const STRATEGIES: [Strategy; 8] = [
+    Strategy::None,
+    Strategy::Uniform,
+    Strategy::Epoch,
+    Strategy::ErrorWeighted,
+    Strategy::Spatial { patch: 2 },
+    Strategy::TopK { pool: 0.2 },
+    Strategy::Mixed { error_fraction: 0.7 },
+    Strategy::Adaptive,
+];
 
 const SHAPES: [[u32; 2]; 3] = [[30, 41], [1, 1], [16, 24]];
 const NUM_RAYS: usize = 30 * 41 + 1 + 16 * 24;
@@ -159,16 +170,17 @@ fn warm_up_ends_at_its_step() -> Result<()> {
 
 #[test]
 fn a_resumed_sampler_draws_the_same_bits() -> Result<()> {
-    for strategy in [Strategy::None, Strategy::Uniform, Strategy::ErrorWeighted] {
+    let in_use = some_in_use();
+    for (strategy, in_use) in STRATEGIES.into_iter().flat_map(|s| [(s, None), (s, Some(&in_use))]) {
         let config = SamplerConfig { warmup_steps: 3, ..config(strategy, 4) };
-        let mut whole = Sampler::new(&SHAPES, config.clone())?;
-        let mut first = Sampler::new(&SHAPES, config)?;
-        run(&mut whole, 7)?;
-        run(&mut first, 7)?;
+        let mut whole = Sampler::with_in_use(&SHAPES, in_use, config.clone())?;
+        let mut first = Sampler::with_in_use(&SHAPES, in_use, config)?;
+        run(&mut whole, 67)?;
+        run(&mut first, 67)?;
         let (tensors, header) = first.state()?;
         let json = serde_json::to_string(&header).unwrap();
         let mut resumed = Sampler::from_state(&tensors, serde_json::from_str(&json).unwrap())?;
-        assert_eq!(resumed.step(), 7);
+        assert_eq!(resumed.step(), 67);
         assert!(run(&mut whole, 10)? == run(&mut resumed, 10)?, "{strategy:?}: the resumed run drew otherwise");
         assert_eq!(whole.stats(), resumed.stats());
     }
@@ -177,12 +189,29 @@ fn a_resumed_sampler_draws_the_same_bits() -> Result<()> {
 
 #[test]
 fn strategies_have_the_names_of_the_flag() {
-    for (strategy, name) in
-        [(Strategy::None, "none"), (Strategy::Uniform, "uniform"), (Strategy::ErrorWeighted, "error-weighted")]
-    {
-        assert_eq!(serde_json::to_value(strategy).unwrap(), name);
-        assert_eq!(serde_json::from_value::<Strategy>(name.into()).unwrap(), strategy);
+    for (strategy, name) in [
+        (Strategy::None, r#""none""#),
+        (Strategy::Uniform, r#""uniform""#),
+        (Strategy::Epoch, r#""epoch""#),
+        (Strategy::ErrorWeighted, r#""error-weighted""#),
+        (Strategy::Spatial { patch: 2 }, r#"{"spatial":{"patch":2}}"#),
+        (Strategy::TopK { pool: 0.5 }, r#"{"top-k":{"pool":0.5}}"#),
+        (Strategy::Mixed { error_fraction: 0.7 }, r#"{"mixed":{"error_fraction":0.7}}"#),
+        (Strategy::Adaptive, r#""adaptive""#),
+    ] {
+        assert_eq!(serde_json::to_string(&strategy).unwrap(), name);
+        assert_eq!(serde_json::from_str::<Strategy>(name).unwrap(), strategy);
+        let config = SamplerConfig { strategy, ..Default::default() };
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<SamplerConfig>(&text).unwrap(), config, "{text}");
     }
+    let read = |text: &str| toml::from_str::<SamplerConfig>(text);
+    assert_eq!(read("strategy = { mixed = {} }").unwrap().strategy, Strategy::Mixed { error_fraction: 0.7 });
+    // As it was written before there were any others.
+    let old = read("strategy = \"error-weighted\"\npatch = 8\nerror_power = 0.5").unwrap();
+    assert_eq!((old.strategy, old.map_patch()), (Strategy::ErrorWeighted, 8));
+    assert!(read("strategy = { spatial = { pool = 0.5 } }").is_err());
+    assert!(read("strategies = \"uniform\"").is_err());
 }
 
 #[test]
@@ -281,6 +310,13 @@ fn settings_out_of_range_are_refused() {
         ("uniform_fraction", SamplerConfig { uniform_fraction: f64::NAN, ..default() }),
         ("decay", SamplerConfig { decay: -0.5, ..default() }),
         ("patch", SamplerConfig { patch: 0, ..default() }),
+        ("patch", SamplerConfig { strategy: Strategy::Spatial { patch: 0 }, ..default() }),
+        ("pool", SamplerConfig { strategy: Strategy::TopK { pool: 0.0 }, ..default() }),
+        ("pool", SamplerConfig { strategy: Strategy::TopK { pool: f64::NAN }, ..default() }),
+        ("error_fraction", SamplerConfig { strategy: Strategy::Mixed { error_fraction: 0.0 }, ..default() }),
+        ("error_fraction", SamplerConfig { strategy: Strategy::Mixed { error_fraction: 1.1 }, ..default() }),
+        ("importance_exponent", SamplerConfig { importance_exponent: -1.0, ..default() }),
+        ("lag", SamplerConfig { lag: 2, ..default() }),
         ("error_power", SamplerConfig { error_power: 0.0, ..default() }),
         ("error_cap", SamplerConfig { error_cap: f32::INFINITY, ..default() }),
     ];
@@ -297,4 +333,302 @@ fn settings_out_of_range_are_refused() {
     let mut other = header;
     other.config.patch = 1;
     assert!(Sampler::from_state(&tensors, other).is_err(), "a map of another patch size");
+}
+
+/// About half of the pixels: patches that are whole, parts and empty; the second view has none.
+fn some_in_use() -> Bitmap {
+    let first = 30 * 41;
+    let in_use = |pixel: usize| if pixel < first { pixel % 41 / 6 % 2 == 0 } else { pixel > first && pixel % 3 == 0 };
+    Bitmap::from_fn(NUM_RAYS, in_use).unwrap()
+}
+
+/// The probability of every ray, spelled out from the map.
+fn expected_pmf(sampler: &Sampler, in_use: Option<&Bitmap>) -> Vec<f64> {
+    let (config, patch) = (sampler.config(), sampler.config().map_patch());
+    let mut rays = Vec::new();
+    let mut first = 0;
+    for (view, &[height, width]) in SHAPES.iter().enumerate() {
+        let image = sampler.map_image(view).unwrap().to_vec2::<f32>().unwrap();
+        let (rows, columns) = (height.div_ceil(patch), width.div_ceil(patch));
+        // Part k of n nearly equal parts of a side begins at floor(k * side / n).
+        let part = |at: u32, parts: u32, side: u32| (0..parts).rfind(|k| k * side / parts <= at).unwrap();
+        for pixel in 0..height * width {
+            let (row, column) = (part(pixel / width, rows, height), part(pixel % width, columns, width));
+            if in_use.is_none_or(|in_use| in_use.get((first + pixel) as usize)) {
+                let entry = (view, row, column);
+                rays.push((first + pixel, entry, f64::from(image[row as usize][column as usize])));
+            }
+        }
+        first += height * width;
+    }
+    let mut areas = std::collections::BTreeMap::new();
+    for (_, entry, error) in &rays {
+        areas.entry(*entry).or_insert((0.0, *error)).0 += 1.0;
+    }
+    let (n, num_entries) = (rays.len() as f64, areas.len() as f64);
+    let masked = in_use.is_some() && patch > 1;
+    let weigh = |(area, error): &(f64, f64)| if masked { area * error } else { *error };
+    let total: f64 = areas.values().map(weigh).sum();
+    let by_error = |u: f64, entry| {
+        let (area, _) = areas[entry];
+        let even = if masked { u / n } else { u / num_entries / area };
+        (1.0 - u) * weigh(&areas[entry]) / total / area + even
+    };
+    let u = config.uniform_fraction;
+    let mut pool: Vec<_> = areas.iter().collect();
+    pool.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    let mut pmf = vec![0.0; NUM_RAYS];
+    for (ray, entry, error) in &rays {
+        pmf[*ray as usize] = match config.strategy {
+            Strategy::None | Strategy::Uniform | Strategy::Epoch => 1.0 / n,
+            Strategy::ErrorWeighted | Strategy::Spatial { .. } => by_error(u, entry),
+            Strategy::Mixed { error_fraction } => by_error(1.0 - error_fraction, entry),
+            Strategy::Adaptive => match sampler.stats().uniform_share {
+                1.0 => 1.0 / n,
+                share => by_error(share, entry),
+            },
+            Strategy::TopK { pool: share } => {
+                let size = (share * num_entries).ceil();
+                let inside = *error >= pool[size as usize - 1].1.1;
+                u / n + if inside { (1.0 - u) / size / areas[entry].0 } else { 0.0 }
+            }
+        };
+    }
+    pmf
+}
+
+/// Every strategy, with and without pixels left out: what it says is what it draws.
+#[test]
+fn probabilities_are_those_of_the_docs_and_of_the_draws() -> Result<()> {
+    let (half, mut failures) = (some_in_use(), Vec::new());
+    for (strategy, in_use, patch) in
+        STRATEGIES.into_iter().flat_map(|s| [(s, None, 1), (s, None, 5), (s, Some(&half), 1), (s, Some(&half), 5)])
+    {
+        let config = SamplerConfig { decay: 0.0, ..config(strategy, patch) };
+        let mut sampler = Sampler::with_in_use(&SHAPES, in_use, config)?;
+        // Every ray has another error (1619 is a prime above their number), and an entry that of its last one.
+        let error = |ray: u32| ((ray * 7919 % 1619) as f32 + 1.0) / 1620.0;
+        for _ in 0..if strategy == Strategy::Adaptive { 96 } else { 20 } {
+            let draw = sampler.draw()?;
+            let errors = errors(&draw, error);
+            sampler.update(draw, &errors)?;
+        }
+        let case = format!("{strategy:?}, patch {patch}, {} in use", sampler.num_rays());
+        let pmf = expected_pmf(&sampler, in_use);
+        let sum: f64 = pmf.iter().sum();
+        if (sum - 1.0).abs() > 1e-6 {
+            failures.push(format!("{case}: the spelled out probabilities sum to {sum}"));
+        }
+        let (mut counts, draws) = (vec![0.0; NUM_RAYS], 400);
+        // Draws alone, so that the map stays as it is.
+        for _ in 0..draws {
+            let draw = sampler.draw()?;
+            for (&ray, &p) in draw.indices_slice().iter().zip(draw.probability_slice()) {
+                counts[ray as usize] += 1.0;
+                // Masses are of 22 bits, and the mean is of those.
+                if (f64::from(p) / pmf[ray as usize] - 1.0).abs() > 1e-3 {
+                    failures.push(format!("{case}: ray {ray} has {p}, expected {}", pmf[ray as usize]));
+                }
+            }
+        }
+        let all = draws as f64 * 1000.0;
+        let bins = pmf.iter().zip(&counts).filter(|(p, _)| **p > 0.0);
+        let freedom = bins.clone().count() as f64 - 1.0;
+        let chi_squared: f64 = bins.map(|(p, count)| (count - all * p).powi(2) / (all * p)).sum();
+        // Stratified draws spread less than independent ones.
+        if chi_squared > freedom + 5.0 * (2.0 * freedom).sqrt() {
+            failures.push(format!("{case}: chi-squared {chi_squared:.0} of {freedom}"));
+        }
+        if pmf.iter().zip(&counts).any(|(p, count)| *p == 0.0 && *count > 0.0) {
+            failures.push(format!("{case}: a ray of probability 0 was drawn"));
+        }
+    }
+    failures.truncate(20);
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn an_epoch_is_every_ray_once() -> Result<()> {
+    let half = some_in_use();
+    for (in_use, batch_size) in [(None, 100), (None, 2000), (Some(&half), 77), (Some(&half), 1)] {
+        let config = SamplerConfig { batch_size, ..config(Strategy::Epoch, 4) };
+        let mut sampler = Sampler::with_in_use(&SHAPES, in_use, config)?;
+        let num_rays = sampler.num_rays() as usize;
+        let (mut counts, mut drawn) = (vec![0usize; NUM_RAYS], 0);
+        for _ in 0..(3 * num_rays).div_ceil(batch_size) {
+            let draw = sampler.draw()?;
+            draw.indices_slice().iter().for_each(|&ray| counts[ray as usize] += 1);
+            drawn += draw.len();
+            let is_ray = |ray: usize| in_use.is_none_or(|in_use| in_use.get(ray));
+            let (whole, rest) = (drawn / num_rays, drawn % num_rays);
+            for (ray, &count) in counts.iter().enumerate().filter(|(ray, _)| is_ray(*ray)) {
+                assert!(count == whole || (rest > 0 && count == whole + 1), "ray {ray}: {count} of {drawn} draws");
+            }
+        }
+        let none = counts.iter().filter(|&&count| count == 0).count();
+        assert_eq!(none, NUM_RAYS - num_rays);
+    }
+    Ok(())
+}
+
+#[test]
+fn ties_of_a_pool_go_to_the_first() -> Result<()> {
+    let strategy = Strategy::TopK { pool: 0.25 };
+    let mut sampler =
+        Sampler::new(&[[10, 10]], SamplerConfig { uniform_fraction: 0.0, decay: 0.0, ..config(strategy, 1) })?;
+    let draw = sampler.draw()?;
+    assert!(draw.indices_slice().iter().all(|&ray| ray < 25), "nothing was visited: all count alike");
+    assert!(draw.probability_slice().iter().all(|&p| p == 1.0 / 25.0));
+    sampler.update(draw, &tensor(&[0.25; 1000]))?;
+    // Those that were never visited count with the mean, which is that of the others.
+    assert!(sampler.draw()?.indices_slice().iter().all(|&ray| ray < 25));
+    Ok(())
+}
+
+#[test]
+fn weights_are_bounded_and_ramp_up() -> Result<()> {
+    for strategy in [Strategy::ErrorWeighted, Strategy::TopK { pool: 0.1 }, Strategy::Mixed { error_fraction: 0.8 }] {
+        let config = SamplerConfig {
+            uniform_fraction: 0.2,
+            importance_exponent: 1.0,
+            importance_ramp_steps: 10,
+            ..config(strategy, 1)
+        };
+        let mut sampler = Sampler::new(&SHAPES, config)?;
+        for step in 0..30 {
+            let draw = sampler.draw()?;
+            let exponent = if step < 10 { step as f32 / 10.0 } else { 1.0 };
+            assert!((draw.importance_exponent() - exponent).abs() < 1e-6, "step {step}");
+            let weights = draw.weights()?.to_vec1::<f32>()?;
+            assert!(weights.iter().all(|&w| w > 0.0 && w <= 5.0 * 1.001), "{strategy:?}");
+            let stats = sampler.stats();
+            let w = draw.importance_vec(1.0);
+            let (sum, squares) = w.iter().fold((0.0, 0.0), |(a, b), &w| (a + f64::from(w), b + f64::from(w).powi(2)));
+            let expected = sum * sum / (1000.0 * squares);
+            assert!((stats.effective_sample_size - expected).abs() < 1e-5, "{strategy:?}, step {step}: {stats:?}");
+            let errors = errors(&draw, |ray| if ray % 50 == 0 { 0.25 } else { 1e-6 });
+            sampler.update(draw, &errors)?;
+        }
+        assert_eq!(sampler.stats().max_error, 0.5);
+    }
+    Ok(())
+}
+
+#[test]
+fn failures_are_said_or_counted() -> Result<()> {
+    let zeros = |draw: &Draw| tensor(&vec![0.0; draw.len()]);
+    for strategy in [Strategy::ErrorWeighted, Strategy::TopK { pool: 0.3 }, Strategy::Mixed { error_fraction: 1.0 }] {
+        let config = |on_failure| SamplerConfig { uniform_fraction: 0.0, on_failure, ..config(strategy, 4) };
+        let mut strict = Sampler::new(&SHAPES, config(OnFailure::Error))?;
+        let draw = strict.draw()?;
+        let errors = zeros(&draw);
+        strict.update(draw, &errors)?;
+        let message = strict.draw().expect_err("a map of zeros").to_string();
+        assert!(message.contains("all errors of the map are 0"), "{message}");
+        assert_eq!((strict.step(), strict.stats().fallbacks), (1, 0));
+
+        let mut lenient = Sampler::new(&SHAPES, config(OnFailure::Uniform))?;
+        let draw = lenient.draw()?;
+        lenient.update(draw, &errors)?;
+        for fallbacks in 1..4 {
+            let draw = lenient.draw()?;
+            assert!(draw.probability_slice().iter().all(|&p| p == (1.0 / NUM_RAYS as f64) as f32));
+            let stats = lenient.stats();
+            assert_eq!((stats.fallbacks, stats.failure), (fallbacks, Some(Failure::ZeroMap)), "{strategy:?}");
+        }
+        // With an error to be in proportion to it is back.
+        let draw = lenient.draw()?;
+        let errors = self::errors(&draw, |_| 0.01);
+        lenient.update(draw, &errors)?;
+        lenient.draw()?;
+        assert_eq!(lenient.stats().fallbacks, 4);
+
+        // Maps that cannot be gone on with.
+        let (tensors, header) = lenient.state()?;
+        let map = tensors["error_map"].to_vec1::<f32>()?;
+        let with = |map: Option<Vec<f32>>| {
+            let mut tensors = tensors.clone();
+            tensors.remove("error_map");
+            tensors.extend(map.map(|map| ("error_map".to_string(), tensor(&map))));
+            tensors
+        };
+        let poisoned = |value: f32| Some(map.iter().skip(1).copied().chain([value]).collect());
+        for broken in [None, poisoned(f32::NAN), poisoned(f32::INFINITY), Some(map[1..].to_vec())] {
+            let mut strict = header.clone();
+            strict.config.on_failure = OnFailure::Error;
+            assert!(Sampler::from_state(&with(broken.clone()), strict).is_err());
+            let mut anew = Sampler::from_state(&with(broken), header.clone())?;
+            let stats = anew.stats();
+            assert_eq!((stats.fallbacks, stats.failure), (5, Some(Failure::UnusableMap)));
+            assert_eq!(stats.visited_fraction, 0.0);
+            anew.draw()?;
+        }
+    }
+    // With a uniform share a map of zeros is followed: evenly, as the formula says.
+    let mut sampler = Sampler::new(&SHAPES, config(Strategy::ErrorWeighted, 4))?;
+    let draw = sampler.draw()?;
+    let errors = zeros(&draw);
+    sampler.update(draw, &errors)?;
+    sampler.draw()?;
+    assert_eq!(sampler.stats().fallbacks, 0);
+    Ok(())
+}
+
+#[test]
+fn one_ray_and_none() -> Result<()> {
+    let single = Bitmap::from_fn(NUM_RAYS, |pixel| pixel == 700)?;
+    let none = Bitmap::from_fn(NUM_RAYS, |_| false)?;
+    let short = Bitmap::from_fn(NUM_RAYS - 1, |_| true)?;
+    for strategy in STRATEGIES {
+        let mut sampler = Sampler::with_in_use(&SHAPES, Some(&single), config(strategy, 8))?;
+        for _ in 0..5 {
+            let draw = sampler.draw()?;
+            assert!(draw.indices_slice().iter().all(|&ray| ray == 700), "{strategy:?}");
+            assert!(draw.probability_slice().iter().all(|&p| (p - 1.0).abs() < 1e-6), "{strategy:?}");
+            let errors = errors(&draw, |_| 0.04);
+            sampler.update(draw, &errors)?;
+        }
+        for bad in [&none, &short] {
+            let message = Sampler::with_in_use(&SHAPES, Some(bad), config(strategy, 8)).expect_err("none").to_string();
+            assert!(message.contains("in_use"), "{message}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_map_is_carried_over_with_pixels_left_out() -> Result<()> {
+    let shapes = [[32, 32]];
+    // A disc, at any resolution.
+    let disc = |side: usize| {
+        let inside = |pixel: usize| {
+            let [x, y] = [pixel % side, pixel / side].map(|c| (c as f64 + 0.5) / side as f64 - 0.5);
+            x * x + y * y < 0.2
+        };
+        Bitmap::from_fn(side * side, inside).unwrap()
+    };
+    let mut sampler = Sampler::with_in_use(&shapes, Some(&disc(32)), config(Strategy::ErrorWeighted, 4))?;
+    for _ in 0..60 {
+        let draw = sampler.draw()?;
+        let errors = errors(&draw, |ray| if ray % 32 < 16 { 0.25 } else { 0.01 });
+        sampler.update(draw, &errors)?;
+    }
+    assert!((sampler.stats().mean_error - 0.3).abs() < 0.01, "{:?}", sampler.stats());
+    sampler.resample_in_use(&[[64, 64]], Some(&disc(64)))?;
+    let image = sampler.map_image(0)?.to_vec2::<f32>()?;
+    let (mut wrong, mut right) = (Vec::new(), 0);
+    for (row, values) in image.iter().enumerate() {
+        for (column, &error) in values.iter().enumerate().filter(|(_, error)| !error.is_nan()) {
+            let expected = if column < 8 { 0.5 } else { 0.1 };
+            if (error - expected).abs() < 1e-4 { right += 1 } else { wrong.push((row, column, error)) }
+        }
+    }
+    // A patch at the rim may lie in one that had no pixel in use: nothing is known of it, and it shows the mean.
+    assert!(right > 150 && wrong.iter().all(|(.., e)| (e - 0.3).abs() < 0.02), "{right} right, wrong {wrong:?}");
+    assert!(image[0][0].is_nan() && !image[8][8].is_nan());
+    let draw = sampler.draw()?;
+    let in_use = disc(64);
+    assert!(draw.indices_slice().iter().all(|&ray| in_use.get(ray as usize)));
+    Ok(())
 }

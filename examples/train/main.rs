@@ -224,11 +224,18 @@ impl Run {
         let mut next_line = self.seconds() + LINE_EVERY;
         let mut next_checkpoint = self.seconds() + CHECKPOINT_EVERY;
         let mut loss = f64::NAN;
+        let mut told = None;
         while !self.trainer.is_finished() && stop_after.is_none_or(|stop| self.trainer.step_count() < stop) {
             let stats = self.trainer.step()?;
             // Over about the last twenty steps.
             loss = if loss.is_nan() { stats.loss } else { loss + 0.05 * (stats.loss - loss) };
             self.record(&stats)?;
+            if told.is_none() {
+                told = self.trainer.sampler().stats().failure;
+                if let Some(failure) = told {
+                    println!("warning: step {}: rays are drawn uniformly where {failure}", stats.step);
+                }
+            }
             self.show(&stats, loss, &mut next_line);
             let over = self.trainer.is_finished();
             let due = match eval_every {

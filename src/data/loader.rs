@@ -351,12 +351,12 @@ impl Loader {
             let view = expected.iter().zip(&found).position(|(a, b)| a != b);
             let view = view.unwrap_or(expected.len().min(found.len()));
             let told = |shapes: &[[u32; 2]]| format!("{} views, view {view} of {:?}", shapes.len(), shapes.get(view));
-            return Err(Error::config("sampler", told(&expected), told(&found)));
+            return Err(Error::config("header.sampler", told(&expected), told(&found)));
         }
         if sampler.in_use() != pixels.in_use() {
             let found = format!("{} others", sampler.num_rays());
             let count = pixels.in_use().map_or(pixels.len(), |in_use| in_use.count() as usize);
-            return Err(Error::config("sampler", format!("the {count} pixels in use"), found));
+            return Err(Error::config("header.sampler", format!("the {count} pixels in use"), found));
         }
         let mut loader = Self::from_sampler(sampler, pixels);
         if let Some(header) = header.pending {

@@ -171,7 +171,9 @@ impl Sampler {
         let mean = map.mean();
         let total = mean * map.len() as f64;
         let uniform = 1.0 / map.len() as f64;
-        let of_entry = |entry: u32| if total > 0.0 { value_of(map, entry, mean) / total } else { uniform };
+        // The mean is that of the draw's 22-bit masses, and a little below that of the values.
+        let share = |entry: u32| (value_of(map, entry, mean) / total).min(1.0);
+        let of_entry = |entry: u32| if total > 0.0 { share(entry) } else { uniform };
         Ok(self.mixed(&by_error, num_even, uniform_share, of_entry))
     }
 

@@ -26,20 +26,35 @@ impl fmt::Display for Failure {
 
 /// What a draw moves on, and taking it back moves back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub(super) struct Counters {
     pub step: u64,
     pub weighted_steps: u64,
     /// Where in the epochs the next draw begins.
+    #[serde(default)]
     pub epoch_position: u64,
+    #[serde(default = "whole")]
     pub effective_sample_size: f64,
+    #[serde(default)]
     pub fallbacks: u64,
+    #[serde(default)]
     pub failure: Option<Failure>,
+}
+
+/// Before anything was drawn.
+fn whole() -> f64 {
+    1.0
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { step: 0, weighted_steps: 0, epoch_position: 0, effective_sample_size: 1.0, fallbacks: 0, failure: None }
+        Self {
+            step: 0,
+            weighted_steps: 0,
+            epoch_position: 0,
+            effective_sample_size: whole(),
+            fallbacks: 0,
+            failure: None,
+        }
     }
 }
 
