@@ -400,15 +400,44 @@ fn nearest_neighbor_distances_are_right() {
     }
 }
 
+/// A triangulation depends on the places of the points alone, ties included: not on the order in which they come, and
+/// not on the number of threads. The grid is all ties; the larger sets are large enough to be built in parts.
 #[test]
-fn any_number_of_threads_gives_the_same() {
-    let points = closed(with_copies(scene(20_000, 1), 0.1, 2));
-    let on = |num_threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
-        pool.install(|| (hilbert_order(&points), Adjacency::build(&points).unwrap()))
-    };
-    let expected = on(1);
-    for num_threads in [2, 3, 8] {
-        assert!(on(num_threads) == expected, "{num_threads} threads");
+fn one_set_has_one_triangulation() {
+    let mut failures = Vec::new();
+    for (name, points) in [
+        ("scene with copies", closed(with_copies(scene(60_000, 1), 0.1, 2))),
+        ("grid", grid(20, 0.1)),
+        ("plane", closed(uniform(10_000, 6).into_iter().map(|[x, y, _]| [x, y, 0.3]).collect())),
+    ] {
+        let on = |num_threads, points: &Points| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
+            pool.install(|| {
+                let delaunay = Delaunay::new(points).unwrap();
+                (hilbert_order(points), delaunay.tetrahedra(), Adjacency::from_delaunay(&delaunay).unwrap())
+            })
+        };
+        let expected = on(1, &points);
+        for num_threads in [2, 3, 8] {
+            if on(num_threads, &points) != expected {
+                failures.push(format!("{name}: {num_threads} threads give something else"));
+            }
+        }
+        // Backwards, so that point i is n - 1 - i; of copies another one is then the original.
+        let n = points.len() as u32;
+        let backwards: Points = points.iter().rev().copied().collect();
+        let adjacency = on(2, &backwards).2;
+        let place = |i: u32| points[i as usize].map(f32::to_bits);
+        for i in 0..n {
+            let rows = [(i, &expected.2, false), (n - 1 - i, &adjacency, true)];
+            let [here, there] = rows.map(|(cell, adjacency, turned)| {
+                let neighbors = adjacency.neighbors_of(cell).iter();
+                neighbors.map(|&j| place(if turned { n - 1 - j } else { j })).collect::<BTreeSet<_>>()
+            });
+            if here != there {
+                failures.push(format!("{name}: {i} has other neighbours in another order"));
+            }
+        }
     }
+    report(failures);
 }

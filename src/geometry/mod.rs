@@ -25,9 +25,12 @@
 
 pub mod adjacency;
 pub mod delaunay;
+mod insert;
+mod mesh;
 pub mod nearest;
 pub mod order;
 mod predicates;
+mod sites;
 
 pub use adjacency::{Adjacency, NUM_SENTINELS, sentinels};
 pub use delaunay::{Certificate, Delaunay};
