@@ -7,9 +7,12 @@
 //! - `RADFOAM_BENCH_RUNS`: how many runs, of which the median is printed (default 3);
 //! - `RADFOAM_BENCH_WRITE`: a folder to write the points to, and nothing else is done. `geometry_cgal.sh` uses it.
 
-use candle_radfoam::geometry::{Adjacency, Delaunay, hilbert_order, nearest_cell, sentinels};
+use candle_radfoam::geometry::{
+    Adjacency, Delaunay, NUM_SENTINELS, hilbert_order, nearest_cell, nearest_neighbor_distances, sentinels,
+};
 use candle_radfoam::rng::{Rng, Stream};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -155,10 +158,24 @@ impl Table {
     }
 }
 
+/// Every point but the sentinels moved by a Gaussian of `share` times the distance to its nearest neighbour.
+fn moved(points: &Points, adjacency: &Adjacency, share: f32) -> Points {
+    let spacing = nearest_neighbor_distances(points, adjacency);
+    let rng = Rng::new(2, Stream::Synthetic, 0);
+    let mut moved = points.clone();
+    for (i, point) in moved[..points.len() - NUM_SENTINELS].iter_mut().enumerate() {
+        let step = rng.normal4(i as u32);
+        for k in 0..3 {
+            point[k] += share * spacing[i] * step[k];
+        }
+    }
+    moved
+}
+
 fn measure(name: &str, n: u32, runs: usize) {
     let points = set(name, n);
     let mut table = Table { stages: vec![] };
-    let mut hash = (0, 0);
+    let (mut hash, mut notes) = ((0, 0), BTreeMap::new());
     for _ in 0..runs {
         table.time("hilbert_order", || hilbert_order(&points));
         let adjacency = table.time("build + csr", || Adjacency::build(&points)).expect("the set has a triangulation");
@@ -166,6 +183,19 @@ fn measure(name: &str, n: u32, runs: usize) {
         let delaunay = table.time("build", || Delaunay::new(&points)).expect("the set has a triangulation");
         table.time("csr", || Adjacency::from_delaunay(&delaunay)).expect("so few points fit");
         table.time("certify", || delaunay.certify()).expect("the triangulation is Delaunay");
+        for (stage, share) in [("follow 0.1 %", 0.001), ("follow 1 %", 0.01)] {
+            let moved = moved(&points, &adjacency, share);
+            let mut delaunay = delaunay.clone();
+            let repair = table.time(stage, || delaunay.follow(&moved)).expect("the points stay where they can be");
+            notes.insert(stage, format!("{repair:?}"));
+        }
+        // 3 of 23 points left out at first: 15 % of those that are there come in.
+        let (late, early): (Vec<_>, Vec<_>) = (0..points.len()).partition(|&i| i < n as usize && i % 23 < 3);
+        let pick = |chosen: Vec<usize>| chosen.into_iter().map(|i| points[i]).collect::<Points>();
+        let (late, mut grown) = (pick(late), Delaunay::new(&pick(early)).expect("the set has a triangulation"));
+        let repair = table.time("insert 15 %", || grown.insert(&late)).expect("so few points fit");
+        notes.insert("insert 15 %", format!("{repair:?}"));
+        drop(grown);
         // Each from the other end of the curve: walks through the whole set.
         table.time("nearest_cell/100", || {
             let find = |i: u32| nearest_cell(&points, &adjacency, points[i as usize].map(|x| x * 1.001), n - 1 - i);
@@ -173,6 +203,9 @@ fn measure(name: &str, n: u32, runs: usize) {
         });
     }
     table.print(name, points.len());
+    for (stage, note) in notes {
+        println!("{name:10} {:8} {stage:16} {note}", points.len());
+    }
     println!("{name:10} {:8} edges {} {:016x}", points.len(), hash.0, hash.1);
 }
 

@@ -2,7 +2,7 @@
 
 use candle_radfoam::Error;
 use candle_radfoam::geometry::{
-    Adjacency, Delaunay, hilbert_order, nearest_brute, nearest_cell, nearest_neighbor_distances, sentinels,
+    Adjacency, Delaunay, Repair, hilbert_order, nearest_brute, nearest_cell, nearest_neighbor_distances, sentinels,
 };
 use candle_radfoam::rng::{Rng, Stream};
 use std::collections::BTreeSet;
@@ -440,4 +440,120 @@ fn one_set_has_one_triangulation() {
         }
     }
     report(failures);
+}
+
+/// Every point but the sentinels moved by a Gaussian of `share` times the distance to its nearest neighbour.
+fn moved(points: &Points, share: f32, seed: u64) -> Points {
+    let spacing = nearest_neighbor_distances(points, &Adjacency::build(points).unwrap());
+    let (rng, n) = (random(seed), points.len() - 8);
+    let mut moved = points.clone();
+    for (i, point) in moved[..n].iter_mut().enumerate() {
+        let step = rng.normal4(i as u32);
+        for k in 0..3 {
+            point[k] += share * spacing[i] * step[k];
+        }
+    }
+    moved
+}
+
+/// The repaired triangulation is the rebuilt one, tetrahedron for tetrahedron, on and on.
+#[test]
+fn repair_ends_where_a_rebuild_does() {
+    let mut failures = Vec::new();
+    let mut num_repaired = 0;
+    let sets = [
+        ("uniform", uniform(20_000, 1)),
+        ("clustered", clustered(20_000, 2)),
+        ("scene", scene(20_000, 3)),
+        // All ties to begin with, and few of them left afterwards.
+        ("grid", grid(16, 0.1)),
+        ("copies", with_copies(scene(2000, 4), 0.3, 5)),
+    ];
+    for (name, points) in sets {
+        let mut points = closed(points);
+        let mut delaunay = Delaunay::new(&points).unwrap();
+        for (step, share) in [0.0, 0.001, 0.01, 0.01, 0.1, 0.001].into_iter().enumerate() {
+            points = moved(&points, share, 10 + step as u64);
+            let repair = delaunay.follow(&points).unwrap();
+            num_repaired += usize::from(repair != Repair::Rebuilt);
+            let expected = Delaunay::new(&points).unwrap();
+            if let Err(error) = delaunay.certify() {
+                failures.push(format!("{name} by {share}: {repair:?}: {error}"));
+            }
+            if delaunay.tetrahedra() != expected.tetrahedra() {
+                failures.push(format!("{name} by {share}: {repair:?}: not what a rebuild gives"));
+            }
+            if Adjacency::from_delaunay(&delaunay).unwrap() != Adjacency::from_delaunay(&expected).unwrap() {
+                failures.push(format!("{name} by {share}: {repair:?}: not the neighbours that a rebuild gives"));
+            }
+            if step < 4 && name != "grid" && name != "copies" && repair == Repair::Rebuilt {
+                failures.push(format!("{name} by {share}: rebuilt"));
+            }
+        }
+    }
+    assert!(num_repaired > 12, "only {num_repaired} repairs");
+    report(failures);
+}
+
+#[test]
+fn points_can_be_added_and_removed() {
+    let mut failures = Vec::new();
+    let mut repairs = Vec::new();
+    for (name, points) in [
+        ("uniform", closed(uniform(5000, 1))),
+        ("scene", closed(scene(5000, 2))),
+        ("grid", closed(grid(12, 0.1))),
+        ("open grid", grid(12, 0.1)),
+        ("copies", closed(with_copies(uniform(1000, 3), 0.3, 4))),
+    ] {
+        let rng = random(30);
+        let n = points.len();
+        let mut delaunay = Delaunay::new(&points).unwrap();
+        let removed: Vec<u32> = (0..n as u32 - 8).filter(|&i| rng.uniform(i) < 0.01).collect();
+        repairs.push((name, delaunay.remove(&removed).unwrap()));
+        let mut left: Points = points.clone();
+        let mut index = 0;
+        left.retain(|_| {
+            index += 1;
+            !removed.contains(&(index - 1))
+        });
+        // Among them places that are taken, and one that comes twice.
+        for added in [uniform(500, 31), vec![[0.5, 0.25, 0.125]; 2], left[..3].to_vec()] {
+            let expected = Delaunay::new(&left).unwrap();
+            if delaunay.tetrahedra() != expected.tetrahedra() || delaunay.copies() != expected.copies() {
+                failures.push(format!("{name}: {} points: not what a rebuild gives", left.len()));
+            }
+            if let Err(error) = delaunay.certify() {
+                failures.push(format!("{name}: {} points: {error}", left.len()));
+            }
+            repairs.push((name, delaunay.insert(&added).unwrap()));
+            left.extend(added);
+        }
+        assert_eq!(delaunay.tetrahedra(), Delaunay::new(&left).unwrap().tetrahedra(), "{name}");
+    }
+    let num_repaired = repairs.iter().filter(|(_, repair)| *repair != Repair::Rebuilt).count();
+    assert!(num_repaired >= 7, "{repairs:?}");
+    report(failures);
+}
+
+#[test]
+fn repair_takes_odd_arguments() {
+    let points = closed(uniform(100, 1));
+    let mut delaunay = Delaunay::new(&points).unwrap();
+    let before = delaunay.tetrahedra();
+    assert!(delaunay.follow(&points[..50].to_vec()).is_err());
+    let mut bad = points.clone();
+    bad[9][1] = f32::NAN;
+    assert!(delaunay.follow(&bad).unwrap_err().to_string().contains("point 9 "));
+    assert!(delaunay.insert(&[[f32::INFINITY; 3]]).unwrap_err().to_string().contains("point 108 "));
+    delaunay.remove(&[5000, u32::MAX]).unwrap();
+    delaunay.insert(&[]).unwrap();
+    assert_eq!(delaunay.tetrahedra(), before);
+    // Two points become one, and part again.
+    let mut together = points.clone();
+    together[3] = together[4];
+    delaunay.follow(&together).unwrap();
+    assert_eq!(delaunay.copies(), [(4, 3)]);
+    delaunay.follow(&points).unwrap();
+    assert_eq!(delaunay.tetrahedra(), before);
 }

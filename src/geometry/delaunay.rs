@@ -71,9 +71,9 @@ impl Delaunay {
         let mut done = simplex.to_vec();
         done.extend(&first);
         let rounds = insertion_rounds(sites.sites.len(), &done);
-        let mut builder = Builder::new(&sites.sites, &mut mesh);
-        builder.insert(&first)?;
-        for round in rounds {
+        let mut builder = Builder::new(&sites.sites, &mut mesh, 4, Vec::new(), sites.sites.len());
+        for round in [first].into_iter().chain(rounds) {
+            // Sites have no copies.
             builder.insert(&round)?;
         }
         builder.finish();

@@ -133,6 +133,16 @@ enum Outcome {
     PutOff,
     /// There are no cells left.
     Full,
+    /// A vertex is there already.
+    Coincides,
+}
+
+/// Why a worker came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    Full,
+    Coincides,
 }
 
 /// Cells to make, and the buffers that insertions share.
@@ -152,7 +162,7 @@ struct Worker {
 
 impl Worker {
     /// Inserts points until there are no cells left. Returns how many of them it has dealt with, and those put off.
-    fn insert_all<O: Owner>(&mut self, shop: &Shop, owner: O, vertices: &[u32]) -> (usize, Vec<u32>) {
+    fn insert_all<O: Owner>(&mut self, shop: &Shop, owner: O, vertices: &[u32]) -> (usize, Vec<u32>, End) {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has what the function was compiled for.
@@ -164,27 +174,33 @@ impl Worker {
     /// Four lanes a register. No sign that is decided depends on it.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn insert_all_avx2<O: Owner>(&mut self, shop: &Shop, owner: O, vertices: &[u32]) -> (usize, Vec<u32>) {
+    fn insert_all_avx2<O: Owner>(&mut self, shop: &Shop, owner: O, vertices: &[u32]) -> (usize, Vec<u32>, End) {
         self.insert_all_here(shop, owner, vertices)
     }
 
     #[inline(always)]
-    fn insert_all_here<O: Owner>(&mut self, shop: &Shop, owner: O, vertices: &[u32]) -> (usize, Vec<u32>) {
+    fn insert_all_here<O: Owner>(&mut self, shop: &Shop, owner: O, vertices: &[u32]) -> (usize, Vec<u32>, End) {
         let mut put_off = Vec::new();
         for (count, &vertex) in vertices.iter().enumerate() {
             match self.insert(shop, owner, vertex) {
                 Outcome::Inserted => {}
                 Outcome::PutOff => put_off.push(vertex),
-                Outcome::Full => return (count, put_off),
+                Outcome::Full => return (count, put_off, End::Full),
+                Outcome::Coincides => return (count, put_off, End::Coincides),
             }
         }
-        (vertices.len(), put_off)
+        (vertices.len(), put_off, End::Done)
     }
 
     #[inline(always)]
     fn insert<O: Owner>(&mut self, shop: &Shop, owner: O, vertex: u32) -> Outcome {
         let site = shop.sites[vertex as usize];
         let Some(start) = self.locate(shop, owner, &site) else { return Outcome::PutOff };
+        // SAFETY: the walk ended in this cell, having read it.
+        let around = unsafe { shop.vertices.get(start) };
+        if around.iter().any(|&v| shop.sites.get(v as usize) == Some(&site)) {
+            return Outcome::Coincides;
+        }
         let is_own = self.carve(shop, owner, start, vertex, &site);
         let is_enough = is_own && self.take_cells(shop);
         // SAFETY: these cells were marked by this worker, hence are its own to mark.
@@ -436,19 +452,19 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// Goes on with a triangulation of some of `sites`; all cells are in use.
-    pub fn new(sites: &'a [Site], mesh: &'a mut Mesh) -> Self {
+    /// Goes on with a triangulation of some of `sites`, of which the cells `free` are not in use, `start` is, and
+    /// `num_more` vertices are to come.
+    pub fn new(sites: &'a [Site], mesh: &'a mut Mesh, start: u32, free: Vec<u32>, num_more: usize) -> Self {
         let num_cells = mesh.vertices.len();
-        let worker = Worker { last: num_cells.saturating_sub(1) as u32, ..Worker::default() };
         let mut builder = Self {
             sites,
             mesh,
             marks: Vec::new(),
             numbers: vec![0; sites.len() + 1],
             next: AtomicUsize::new(num_cells),
-            workers: vec![worker],
+            workers: vec![Worker { last: start, free, ..Worker::default() }],
         };
-        builder.resize((CELLS_PER_SITE * sites.len() + BLOCK).clamp(num_cells, MAX_CELLS.max(num_cells)));
+        builder.resize((num_cells + CELLS_PER_SITE * num_more + BLOCK).min(MAX_CELLS.max(num_cells)));
         builder
     }
 
@@ -470,8 +486,9 @@ impl<'a> Builder<'a> {
         (shop, &mut self.workers)
     }
 
-    /// Inserts sites, given by their numbers, ascending; none may be a vertex yet.
-    pub fn insert(&mut self, vertices: &[u32]) -> Result<()> {
+    /// Inserts sites, given by their numbers, ascending; none may be a vertex yet. Returns whether it did: not where two
+    /// of the sites coincide.
+    pub fn insert(&mut self, vertices: &[u32]) -> Result<bool> {
         /// The owners of each pass: ranges along the curve, which begins with a cut across the first axis, then slabs
         /// across the last axes, so that what lies at a border once is inside the next time.
         const PASSES: [Option<usize>; 3] = [None, Some(2), Some(1)];
@@ -486,10 +503,12 @@ impl<'a> Builder<'a> {
         let mut rest = &pending[..];
         loop {
             let (shop, workers) = self.shop();
-            let (count, _) = workers[0].insert_all(&shop, Everything, rest);
+            let (count, _, end) = workers[0].insert_all(&shop, Everything, rest);
             rest = &rest[count..];
-            if rest.is_empty() {
-                return Ok(());
+            match end {
+                End::Done => return Ok(true),
+                End::Coincides => return Ok(false),
+                End::Full => {}
             }
             let num_cells = self.mesh.vertices.len();
             if num_cells >= MAX_CELLS {
@@ -537,7 +556,8 @@ impl<'a> Builder<'a> {
                 if !has_start {
                     return part.clone();
                 }
-                let (count, mut put_off) = worker.insert_all(&shop, owned(number), part);
+                // What stopped one worker will stop the last one, which works alone.
+                let (count, mut put_off, _) = worker.insert_all(&shop, owned(number), part);
                 put_off.extend(&part[count..]);
                 put_off
             })

@@ -82,6 +82,22 @@ impl Mesh {
         in_conflict(sites, &self.vertices[cell], site, || self.vertices[linked(self.links[cell][3]).0])
     }
 
+    /// Makes two facets each other's neighbour.
+    pub fn join(&mut self, a: u32, b: u32) {
+        let ((cell, facet), (other, mirror)) = (linked(a), linked(b));
+        self.links[cell][facet] = b;
+        self.links[other][mirror] = a;
+    }
+
+    /// A cell to make something of.
+    pub fn take(&mut self, free: &mut Vec<u32>) -> u32 {
+        free.pop().unwrap_or_else(|| {
+            self.vertices.push(FREE);
+            self.links.push([0; 4]);
+            (self.vertices.len() - 1) as u32
+        })
+    }
+
     /// What is wrong with a cell, if anything; vertices are named by `name`.
     pub fn fault_of(&self, sites: &[Site], cell: usize, name: impl Fn(u32) -> String) -> Option<String> {
         let vertices = self.vertices[cell];

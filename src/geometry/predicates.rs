@@ -66,11 +66,11 @@ impl Site {
     }
 }
 
-const UNIT_ROUNDOFF: f64 = f64::EPSILON / 2.0;
+pub(super) const UNIT_ROUNDOFF: f64 = f64::EPSILON / 2.0;
 const ORIENT3D_BOUND: f64 = 49.0 * UNIT_ROUNDOFF;
-const INSPHERE_BOUND: f64 = 80.0 * UNIT_ROUNDOFF;
+pub(super) const INSPHERE_BOUND: f64 = 80.0 * UNIT_ROUNDOFF;
 /// 2^-1000; see the module.
-const SMALLEST_SQUARE: f64 = f64::from_bits((1023 - 1000) << 52);
+pub(super) const SMALLEST_SQUARE: f64 = f64::from_bits((1023 - 1000) << 52);
 
 /// Positive where `d` sees `a`, `b`, `c` counter-clockwise from the other side ("below" their plane), negative where it
 /// sees them from this side, and zero where the four points are coplanar. Only the sign means anything.
