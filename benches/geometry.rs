@@ -3,6 +3,7 @@
 //! `cargo bench --bench geometry` prints a table. In the environment:
 //!
 //! - `RADFOAM_BENCH_POINTS`: numbers of points, with commas between them (default 100000,1000000);
+//! - `RADFOAM_BENCH_SETS`: which sets (default uniform,clustered,scene);
 //! - `RADFOAM_BENCH_THREADS`: how many threads (default 1, where CPU time and wall time ought to agree);
 //! - `RADFOAM_BENCH_RUNS`: how many runs, of which the median is printed (default 3);
 //! - `RADFOAM_BENCH_WRITE`: a folder to write the points to, and nothing else is done. `geometry_cgal.sh` uses it.
@@ -212,9 +213,10 @@ fn measure(name: &str, n: u32, runs: usize) {
 fn main() {
     let sizes = std::env::var("RADFOAM_BENCH_POINTS").unwrap_or_else(|_| "100000,1000000".into());
     let sizes: Vec<u32> = sizes.split(',').filter_map(|n| n.trim().parse().ok()).collect();
-    let names = ["uniform", "clustered", "scene"];
+    let names = std::env::var("RADFOAM_BENCH_SETS").unwrap_or_else(|_| "uniform,clustered,scene".into());
+    let names: Vec<&str> = names.split(',').map(str::trim).collect();
     if let Ok(folder) = std::env::var("RADFOAM_BENCH_WRITE") {
-        for (n, name) in sizes.iter().flat_map(|n| names.map(|name| (n, name))) {
+        for (n, name) in sizes.iter().flat_map(|n| names.iter().map(move |name| (n, *name))) {
             let bytes: Vec<u8> = set(name, *n).into_iter().flatten().flat_map(f32::to_le_bytes).collect();
             std::fs::write(format!("{folder}/{name}_{n}.f32"), bytes).expect("the folder can be written to");
         }
@@ -224,7 +226,7 @@ fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
     println!("set          points stage             CPU s   wall s bytes/pt   ({threads} threads)");
     pool.install(|| {
-        for (n, name) in sizes.iter().flat_map(|n| names.map(|name| (n, name))) {
+        for (n, name) in sizes.iter().flat_map(|n| names.iter().map(move |name| (n, *name))) {
             measure(name, *n, number("RADFOAM_BENCH_RUNS", 3));
         }
     });

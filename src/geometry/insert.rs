@@ -242,7 +242,8 @@ impl Worker {
                 if is_infinite(&vertices) {
                     return Some(at);
                 }
-                let corners = vertices.map(|v| &shop.sites[v as usize]);
+                let at_corner = |place: usize| &shop.sites[vertices[place] as usize];
+                let corners = [at_corner(0), at_corner(1), at_corner(2), at_corner(3)];
                 for facet in 0..4 {
                     if facet == entered {
                         continue;
@@ -469,6 +470,7 @@ impl<'a> Builder<'a> {
     }
 
     fn resize(&mut self, num_cells: usize) {
+        self.mesh.reserve(num_cells.saturating_sub(self.mesh.vertices.len()));
         self.mesh.vertices.resize(num_cells, FREE);
         self.mesh.links.resize(num_cells, [0; 4]);
         self.marks.resize(num_cells, UNSEEN);

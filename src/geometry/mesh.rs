@@ -89,6 +89,12 @@ impl Mesh {
         self.links[other][mirror] = a;
     }
 
+    /// Makes room for so many cells more, and no more than that.
+    pub fn reserve(&mut self, num_cells: usize) {
+        self.vertices.reserve_exact(num_cells);
+        self.links.reserve_exact(num_cells);
+    }
+
     /// A cell to make something of.
     pub fn take(&mut self, free: &mut Vec<u32>) -> u32 {
         free.pop().unwrap_or_else(|| {

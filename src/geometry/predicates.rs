@@ -56,8 +56,9 @@ impl Site {
     }
 
     #[inline(always)]
-    fn wide(&self) -> [f64; 3] {
-        self.position.map(f64::from)
+    pub fn wide(&self) -> [f64; 3] {
+        let [x, y, z] = self.position;
+        [f64::from(x), f64::from(y), f64::from(z)]
     }
 
     pub fn lexicographic(&self, other: &Self) -> Ordering {
@@ -77,7 +78,9 @@ pub(super) const SMALLEST_SQUARE: f64 = f64::from_bits((1023 - 1000) << 52);
 #[inline(always)]
 pub(super) fn orient3d(a: &Site, b: &Site, c: &Site, d: &Site) -> f64 {
     let origin = d.wide();
-    let [[ax, ay, az], [bx, by, bz], [cx, cy, cz]] = [a, b, c].map(|p| difference(&p.wide(), &origin));
+    let [ax, ay, az] = difference(&a.wide(), &origin);
+    let [bx, by, bz] = difference(&b.wide(), &origin);
+    let [cx, cy, cz] = difference(&c.wide(), &origin);
     let det = az * (bx * cy - by * cx) + bz * (cx * ay - cy * ax) + cz * (ax * by - ay * bx);
     let magnitude = largest3(ax, bx, cx) * largest3(ay, by, cy) * largest3(az, bz, cz);
     if det.abs() > ORIENT3D_BOUND * magnitude {
@@ -95,8 +98,7 @@ pub(super) fn orient3d(a: &Site, b: &Site, c: &Site, d: &Site) -> f64 {
 #[inline(always)]
 pub(super) fn insphere(a: &Site, b: &Site, c: &Site, d: &Site, e: &Site) -> f64 {
     // One lane for each of a, b, c, d; `next` is the lane after, and after the last comes the first.
-    let axis = |k: usize| [a, b, c, d].map(|p| f64::from(p.position[k]) - f64::from(e.position[k]));
-    let (x, y, z) = (axis(0), axis(1), axis(2));
+    let (x, y, z) = (lanes::<0>(a, b, c, d, e), lanes::<1>(a, b, c, d, e), lanes::<2>(a, b, c, d, e));
     let (x1, y1, z1) = (next(x), next(y), next(z));
     let (x2, y2, z2) = (next(x1), next(y1), next(z1));
     // Minors of the x and y columns of a lane and the next, and of a lane and the one after.
@@ -171,8 +173,19 @@ fn coord(site: &Site) -> Coord3D<f64> {
     Coord3D { x, y, z }
 }
 
+// On the hot path arrays are spelt out: what `array::map` calls is not always compiled into its caller, and then not for
+// the caller's registers.
+
 /// Four numbers that the compiler keeps in one register where there are such registers.
-type Lanes = [f64; 4];
+pub(super) type Lanes = [f64; 4];
+
+/// Where four sites are on an axis, seen from a fifth.
+#[inline(always)]
+pub(super) fn lanes<const AXIS: usize>(a: &Site, b: &Site, c: &Site, d: &Site, from: &Site) -> Lanes {
+    let all = [a.position[AXIS], b.position[AXIS], c.position[AXIS], d.position[AXIS]];
+    let wide = [f64::from(all[0]), f64::from(all[1]), f64::from(all[2]), f64::from(all[3])];
+    minus(wide, [f64::from(from.position[AXIS]); 4])
+}
 
 #[inline(always)]
 fn next([a, b, c, d]: Lanes) -> Lanes {
@@ -180,22 +193,22 @@ fn next([a, b, c, d]: Lanes) -> Lanes {
 }
 
 #[inline(always)]
-fn plus(a: Lanes, b: Lanes) -> Lanes {
+pub(super) fn plus(a: Lanes, b: Lanes) -> Lanes {
     [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]
 }
 
 #[inline(always)]
-fn minus(a: Lanes, b: Lanes) -> Lanes {
+pub(super) fn minus(a: Lanes, b: Lanes) -> Lanes {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]]
 }
 
 #[inline(always)]
-fn times(a: Lanes, b: Lanes) -> Lanes {
+pub(super) fn times(a: Lanes, b: Lanes) -> Lanes {
     [a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]]
 }
 
 #[inline(always)]
-fn difference(a: &[f64; 3], b: &[f64; 3]) -> [f64; 3] {
+pub(super) fn difference(a: &[f64; 3], b: &[f64; 3]) -> [f64; 3] {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
 }
 

@@ -80,8 +80,9 @@ impl Delaunay {
         if faults.facets.len() as f64 > MAX_BAD_FACETS * 2.0 * num_cells {
             return Ok(None);
         }
-        let mut free = self.free_cells();
-        let mut queue = faults.facets;
+        let (mut free, mut queue) = (faults.free, faults.facets);
+        // A flip adds a cell at most. Growing by doubling would be far too much.
+        self.mesh.reserve(queue.len());
         let Some(mut removed) = self.remove_inverted(&sites, faults.inverted, &mut free, &mut queue)? else {
             return Ok(None);
         };

@@ -1,7 +1,9 @@
 //! What is no longer right in a triangulation whose points have moved.
 
 use super::mesh::{FREE, INFINITE, Mesh, is_infinite, linked};
-use super::predicates::{INSPHERE_BOUND, SMALLEST_SQUARE, Site, UNIT_ROUNDOFF, orient3d};
+use super::predicates::{
+    INSPHERE_BOUND, SMALLEST_SQUARE, Site, UNIT_ROUNDOFF, difference, lanes, minus, orient3d, plus, times,
+};
 use rayon::prelude::*;
 
 /// Cells a thread looks at in one go.
@@ -14,6 +16,8 @@ pub(super) struct Faults {
     pub inverted: Vec<u32>,
     /// Facets (cell, place) of which one side's sphere holds the apex of the other side, ascending; each once.
     pub facets: Vec<(u32, u8)>,
+    /// Cells that are not in use, ascending.
+    pub free: Vec<u32>,
 }
 
 /// Looks at all cells and facets.
@@ -35,6 +39,7 @@ pub(super) fn scan(mesh: &Mesh, sites: &[Site]) -> Faults {
     for chunk in chunks {
         all.inverted.extend(chunk.inverted);
         all.facets.extend(chunk.facets);
+        all.free.extend(chunk.free);
     }
     all
 }
@@ -51,6 +56,7 @@ fn scan_here(mesh: &Mesh, sites: &[Site], cells: std::ops::Range<usize>) -> Faul
     for cell in cells {
         let vertices = mesh.vertices[cell];
         if vertices == FREE {
+            faults.free.push(cell as u32);
             continue;
         }
         if is_infinite(&vertices) {
@@ -61,7 +67,17 @@ fn scan_here(mesh: &Mesh, sites: &[Site], cells: std::ops::Range<usize>) -> Faul
             }
             continue;
         }
-        let sphere = Sphere::new(vertices.map(|v| &sites[v as usize]));
+        let at = |v: u32| &sites[v as usize];
+        let sphere = Sphere::new(at(vertices[0]), at(vertices[1]), at(vertices[2]), at(vertices[3]));
+        let links = mesh.links[cell];
+        let apex = |link: u32| mesh.vertices.as_flattened()[link as usize];
+        let apexes = [apex(links[0]), apex(links[1]), apex(links[2]), apex(links[3])];
+        // Nearly always all is well, and that is found out without a branch: the first vertex stands in for the infinite
+        // one, and leaves it open.
+        let finite = |v: u32| sites.get(v as usize).unwrap_or(at(vertices[0]));
+        if sphere.is_clear_of(finite(apexes[0]), finite(apexes[1]), finite(apexes[2]), finite(apexes[3])) {
+            continue;
+        }
         let is_positive = sphere.is_positive().unwrap_or_else(|| {
             let [a, b, c, d] = vertices.map(|v| &sites[v as usize]);
             orient3d(a, b, c, d) > 0.0
@@ -71,16 +87,11 @@ fn scan_here(mesh: &Mesh, sites: &[Site], cells: std::ops::Range<usize>) -> Faul
             continue;
         }
         for facet in 0..4 {
-            let (beyond, mirror) = linked(mesh.links[cell][facet]);
             // From the other side, the same.
-            if beyond < cell {
+            if linked(links[facet]).0 < cell || apexes[facet] == INFINITE {
                 continue;
             }
-            let apex = mesh.vertices[beyond][mirror];
-            if apex == INFINITE {
-                continue;
-            }
-            let site = &sites[apex as usize];
+            let site = &sites[apexes[facet] as usize];
             if sphere.holds(site).unwrap_or_else(|| mesh.in_conflict(sites, cell, site)) {
                 faults.facets.push((cell as u32, facet as u8));
             }
@@ -104,7 +115,7 @@ pub(super) fn is_bad(mesh: &Mesh, sites: &[Site], cell: usize, facet: usize) -> 
 /// through at most 17 operations (sphere) and 8 (volume), so that the bounds are the same: `78.6u R⁵` for the first,
 /// `8 * 2/√3 u R³ < 9.3u R³` for the second.
 struct Sphere {
-    origin: [f64; 3],
+    origin: Site,
     normal: [f64; 3],
     /// Negative for a tetrahedron that is positively oriented.
     volume: f64,
@@ -116,14 +127,37 @@ const VOLUME_BOUND: f64 = 10.0 * UNIT_ROUNDOFF;
 
 impl Sphere {
     #[inline(always)]
-    fn new(corners: [&Site; 4]) -> Self {
-        let [origin, a, b, c] = corners.map(|site| site.position.map(f64::from));
-        let [a, b, c] = [a, b, c].map(|p| [p[0] - origin[0], p[1] - origin[1], p[2] - origin[2]]);
-        let [a2, b2, c2] = [a, b, c].map(|p| dot(p, p));
+    fn new(origin: &Site, a: &Site, b: &Site, c: &Site) -> Self {
+        let from = origin.wide();
+        let (a, b, c) = (difference(&a.wide(), &from), difference(&b.wide(), &from), difference(&c.wide(), &from));
+        let (a2, b2, c2) = (dot(a, a), dot(b, b), dot(c, c));
         let (ab, bc, ca) = (cross(a, b), cross(b, c), cross(c, a));
-        let normal = [0, 1, 2].map(|k| a2 * bc[k] + b2 * ca[k] + c2 * ab[k]);
+        let along = |k: usize| a2 * bc[k] + b2 * ca[k] + c2 * ab[k];
         let larger = |x: f64, y: f64| if x > y { x } else { y };
-        Self { origin, normal, volume: dot(a, bc), square: larger(a2, larger(b2, c2)) }
+        Self {
+            origin: *origin,
+            normal: [along(0), along(1), along(2)],
+            volume: dot(a, bc),
+            square: larger(a2, larger(b2, c2)),
+        }
+    }
+
+    /// Whether the tetrahedron is positively oriented and no site is inside the sphere, beyond doubt.
+    #[inline(always)]
+    fn is_clear_of(&self, a: &Site, b: &Site, c: &Site, d: &Site) -> bool {
+        let all = |x: f64| [x; 4];
+        let from = &self.origin;
+        let (x, y, z) = (lanes::<0>(a, b, c, d, from), lanes::<1>(a, b, c, d, from), lanes::<2>(a, b, c, d, from));
+        let p2 = plus(plus(times(x, x), times(y, y)), times(z, z));
+        let (nx, ny, nz) = (all(self.normal[0]), all(self.normal[1]), all(self.normal[2]));
+        let det = minus(times(all(self.volume), p2), plus(plus(times(nx, x), times(ny, y)), times(nz, z)));
+        let larger = |p2: f64| if p2 > self.square { p2 } else { self.square };
+        let square = [larger(p2[0]), larger(p2[1]), larger(p2[2]), larger(p2[3])];
+        let fourth = times(square, square);
+        let bound = times(times(fourth, times(square, all(INSPHERE_BOUND * INSPHERE_BOUND))), fourth);
+        let margin = minus(times(det, det), plus(bound, all(SMALLEST_SQUARE)));
+        let is_outside = |k: usize| (margin[k] > 0.0) & (det[k] < 0.0);
+        is_outside(0) & is_outside(1) & is_outside(2) & is_outside(3) & (self.is_positive() == Some(true))
     }
 
     /// `None` where rounding might decide.
@@ -137,7 +171,7 @@ impl Sphere {
     /// `None` where rounding might decide.
     #[inline(always)]
     fn holds(&self, site: &Site) -> Option<bool> {
-        let p = [0, 1, 2].map(|k| f64::from(site.position[k]) - self.origin[k]);
+        let p = difference(&site.wide(), &self.origin.wide());
         let p2 = dot(p, p);
         let det = self.volume * p2 - dot(self.normal, p);
         let square = if p2 > self.square { p2 } else { self.square };
