@@ -2,7 +2,7 @@
 
 use candle_radfoam::Error;
 use candle_radfoam::geometry::{
-    Adjacency, Delaunay, hilbert_order, nearest_brute, nearest_cell, nearest_neighbor_distances, sentinels,
+    Adjacency, Delaunay, Repair, hilbert_order, nearest_brute, nearest_cell, nearest_neighbor_distances, sentinels,
 };
 use candle_radfoam::rng::{Rng, Stream};
 use std::collections::BTreeSet;
@@ -400,15 +400,160 @@ fn nearest_neighbor_distances_are_right() {
     }
 }
 
+/// A triangulation depends on the places of the points alone, ties included: not on the order in which they come, and
+/// not on the number of threads. The grid is all ties; the larger sets are large enough to be built in parts.
 #[test]
-fn any_number_of_threads_gives_the_same() {
-    let points = closed(with_copies(scene(20_000, 1), 0.1, 2));
-    let on = |num_threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
-        pool.install(|| (hilbert_order(&points), Adjacency::build(&points).unwrap()))
-    };
-    let expected = on(1);
-    for num_threads in [2, 3, 8] {
-        assert!(on(num_threads) == expected, "{num_threads} threads");
+fn one_set_has_one_triangulation() {
+    let mut failures = Vec::new();
+    for (name, points) in [
+        ("scene with copies", closed(with_copies(scene(60_000, 1), 0.1, 2))),
+        ("grid", grid(20, 0.1)),
+        ("plane", closed(uniform(10_000, 6).into_iter().map(|[x, y, _]| [x, y, 0.3]).collect())),
+    ] {
+        let on = |num_threads, points: &Points| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
+            pool.install(|| {
+                let delaunay = Delaunay::new(points).unwrap();
+                (hilbert_order(points), delaunay.tetrahedra(), Adjacency::from_delaunay(&delaunay).unwrap())
+            })
+        };
+        let expected = on(1, &points);
+        for num_threads in [2, 3, 8] {
+            if on(num_threads, &points) != expected {
+                failures.push(format!("{name}: {num_threads} threads give something else"));
+            }
+        }
+        // Backwards, so that point i is n - 1 - i; of copies another one is then the original.
+        let n = points.len() as u32;
+        let backwards: Points = points.iter().rev().copied().collect();
+        let adjacency = on(2, &backwards).2;
+        let place = |i: u32| points[i as usize].map(f32::to_bits);
+        for i in 0..n {
+            let rows = [(i, &expected.2, false), (n - 1 - i, &adjacency, true)];
+            let [here, there] = rows.map(|(cell, adjacency, turned)| {
+                let neighbors = adjacency.neighbors_of(cell).iter();
+                neighbors.map(|&j| place(if turned { n - 1 - j } else { j })).collect::<BTreeSet<_>>()
+            });
+            if here != there {
+                failures.push(format!("{name}: {i} has other neighbours in another order"));
+            }
+        }
     }
+    report(failures);
+}
+
+/// Every point but the sentinels moved by a Gaussian of `share` times the distance to its nearest neighbour.
+fn moved(points: &Points, share: f32, seed: u64) -> Points {
+    let spacing = nearest_neighbor_distances(points, &Adjacency::build(points).unwrap());
+    let (rng, n) = (random(seed), points.len() - 8);
+    let mut moved = points.clone();
+    for (i, point) in moved[..n].iter_mut().enumerate() {
+        let step = rng.normal4(i as u32);
+        for k in 0..3 {
+            point[k] += share * spacing[i] * step[k];
+        }
+    }
+    moved
+}
+
+/// The repaired triangulation is the rebuilt one, tetrahedron for tetrahedron, on and on.
+#[test]
+fn repair_ends_where_a_rebuild_does() {
+    let mut failures = Vec::new();
+    let mut num_repaired = 0;
+    let sets = [
+        ("uniform", uniform(20_000, 1)),
+        ("clustered", clustered(20_000, 2)),
+        ("scene", scene(20_000, 3)),
+        // All ties to begin with, and few of them left afterwards.
+        ("grid", grid(16, 0.1)),
+        ("copies", with_copies(scene(2000, 4), 0.3, 5)),
+    ];
+    for (name, points) in sets {
+        let mut points = closed(points);
+        let mut delaunay = Delaunay::new(&points).unwrap();
+        for (step, share) in [0.0, 0.001, 0.01, 0.01, 0.1, 0.001].into_iter().enumerate() {
+            points = moved(&points, share, 10 + step as u64);
+            let repair = delaunay.follow(&points).unwrap();
+            num_repaired += usize::from(repair != Repair::Rebuilt);
+            let expected = Delaunay::new(&points).unwrap();
+            if let Err(error) = delaunay.certify() {
+                failures.push(format!("{name} by {share}: {repair:?}: {error}"));
+            }
+            if delaunay.tetrahedra() != expected.tetrahedra() {
+                failures.push(format!("{name} by {share}: {repair:?}: not what a rebuild gives"));
+            }
+            if Adjacency::from_delaunay(&delaunay).unwrap() != Adjacency::from_delaunay(&expected).unwrap() {
+                failures.push(format!("{name} by {share}: {repair:?}: not the neighbours that a rebuild gives"));
+            }
+            if step < 4 && name != "grid" && name != "copies" && repair == Repair::Rebuilt {
+                failures.push(format!("{name} by {share}: rebuilt"));
+            }
+        }
+    }
+    assert!(num_repaired > 12, "only {num_repaired} repairs");
+    report(failures);
+}
+
+#[test]
+fn points_can_be_added_and_removed() {
+    let mut failures = Vec::new();
+    let mut repairs = Vec::new();
+    for (name, points) in [
+        ("uniform", closed(uniform(5000, 1))),
+        ("scene", closed(scene(5000, 2))),
+        ("grid", closed(grid(12, 0.1))),
+        ("open grid", grid(12, 0.1)),
+        ("copies", closed(with_copies(uniform(1000, 3), 0.3, 4))),
+    ] {
+        let rng = random(30);
+        let n = points.len();
+        let mut delaunay = Delaunay::new(&points).unwrap();
+        let removed: Vec<u32> = (0..n as u32 - 8).filter(|&i| rng.uniform(i) < 0.01).collect();
+        repairs.push((name, delaunay.remove(&removed).unwrap()));
+        let mut left: Points = points.clone();
+        let mut index = 0;
+        left.retain(|_| {
+            index += 1;
+            !removed.contains(&(index - 1))
+        });
+        // Among them places that are taken, and one that comes twice.
+        for added in [uniform(500, 31), vec![[0.5, 0.25, 0.125]; 2], left[..3].to_vec()] {
+            let expected = Delaunay::new(&left).unwrap();
+            if delaunay.tetrahedra() != expected.tetrahedra() || delaunay.copies() != expected.copies() {
+                failures.push(format!("{name}: {} points: not what a rebuild gives", left.len()));
+            }
+            if let Err(error) = delaunay.certify() {
+                failures.push(format!("{name}: {} points: {error}", left.len()));
+            }
+            repairs.push((name, delaunay.insert(&added).unwrap()));
+            left.extend(added);
+        }
+        assert_eq!(delaunay.tetrahedra(), Delaunay::new(&left).unwrap().tetrahedra(), "{name}");
+    }
+    let num_repaired = repairs.iter().filter(|(_, repair)| *repair != Repair::Rebuilt).count();
+    assert!(num_repaired >= 7, "{repairs:?}");
+    report(failures);
+}
+
+#[test]
+fn repair_takes_odd_arguments() {
+    let points = closed(uniform(100, 1));
+    let mut delaunay = Delaunay::new(&points).unwrap();
+    let before = delaunay.tetrahedra();
+    assert!(delaunay.follow(&points[..50].to_vec()).is_err());
+    let mut bad = points.clone();
+    bad[9][1] = f32::NAN;
+    assert!(delaunay.follow(&bad).unwrap_err().to_string().contains("point 9 "));
+    assert!(delaunay.insert(&[[f32::INFINITY; 3]]).unwrap_err().to_string().contains("point 108 "));
+    delaunay.remove(&[5000, u32::MAX]).unwrap();
+    delaunay.insert(&[]).unwrap();
+    assert_eq!(delaunay.tetrahedra(), before);
+    // Two points become one, and part again.
+    let mut together = points.clone();
+    together[3] = together[4];
+    delaunay.follow(&together).unwrap();
+    assert_eq!(delaunay.copies(), [(4, 3)]);
+    delaunay.follow(&points).unwrap();
+    assert_eq!(delaunay.tetrahedra(), before);
 }

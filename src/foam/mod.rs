@@ -270,7 +270,7 @@ impl Foam {
         Ok(traced)
     }
 
-    /// Triangulates anew if more than `share` of the points have moved by more than `limit` times the distance to
+    /// Brings the adjacency up to date if more than `share` of the points have moved by more than `limit` times the distance to
     /// their nearest neighbour since the last triangulation. Returns whether it did.
     ///
     /// # Errors
@@ -281,7 +281,7 @@ impl Foam {
         if self.topology.moved_share(&points, limit) <= share {
             return Ok(false);
         }
-        self.topology = Topology::build(&points, SENTINEL_RADIUS)?;
+        self.topology.follow(&points, SENTINEL_RADIUS)?;
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
 //! Which cells are neighbours, and when that has to be found out anew.
 
-use crate::geometry::{Adjacency, NUM_SENTINELS, nearest_cell, nearest_neighbor_distances, sentinels};
+use crate::geometry::{Adjacency, Delaunay, NUM_SENTINELS, nearest_cell, nearest_neighbor_distances, sentinels};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -12,6 +12,8 @@ use rayon::prelude::*;
 #[derive(Debug, Clone)]
 pub struct Topology {
     adjacency: Adjacency,
+    /// What the next adjacency is repaired from. Not saved: without it the next is built, and is the same.
+    delaunay: Option<Delaunay>,
     sentinels: [[f32; 3]; NUM_SENTINELS],
     /// The points, sentinels included, at which the adjacency was built.
     built_at: Vec<[f32; 3]>,
@@ -26,18 +28,34 @@ impl Topology {
     ///
     /// A non-finite point, or one that lies outside the sentinels.
     pub fn build(points: &[[f32; 3]], sentinel_radius: f32) -> Result<Self> {
-        if let Some(i) = points.iter().position(|p| p.iter().any(|x| x.is_nan() || x.abs() >= sentinel_radius)) {
-            return Err(Error::tensor(
-                "foam.points",
-                format!("coordinates within the sentinels at {sentinel_radius}"),
-                format!("{:?} at cell {i}", points[i]),
-            ));
-        }
+        check_within(points, sentinel_radius)?;
         let sentinels = sentinels([0.0; 3], sentinel_radius);
         let built_at: Vec<[f32; 3]> = points.iter().copied().chain(sentinels).collect();
-        let adjacency = Adjacency::build(&built_at)?;
+        let delaunay = Delaunay::new(&built_at)?;
+        let adjacency = Adjacency::from_delaunay(&delaunay)?;
         let spacing = nearest_neighbor_distances(&built_at, &adjacency);
-        Ok(Self { adjacency, sentinels, built_at, spacing })
+        Ok(Self { adjacency, delaunay: Some(delaunay), sentinels, built_at, spacing })
+    }
+
+    /// Follows the cells to `points` (`[P, 3]`, scene units), by repair where that pays. The result is that of
+    /// [`Topology::build`], bit for bit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Topology::build`].
+    pub fn follow(&mut self, points: &[[f32; 3]], sentinel_radius: f32) -> Result<()> {
+        check_within(points, sentinel_radius)?;
+        let sentinels = sentinels([0.0; 3], sentinel_radius);
+        let Some(mut delaunay) = self.delaunay.take().filter(|d| d.num_points() == points.len() + NUM_SENTINELS) else {
+            *self = Self::build(points, sentinel_radius)?;
+            return Ok(());
+        };
+        let built_at: Vec<[f32; 3]> = points.iter().copied().chain(sentinels).collect();
+        delaunay.follow(&built_at)?;
+        let adjacency = Adjacency::from_delaunay(&delaunay)?;
+        let spacing = nearest_neighbor_distances(&built_at, &adjacency);
+        *self = Self { adjacency, delaunay: Some(delaunay), sentinels, built_at, spacing };
+        Ok(())
     }
 
     /// A topology as it was saved: `offsets`, `neighbors` and the points it was built at, sentinels included.
@@ -65,7 +83,7 @@ impl Topology {
         sentinels.copy_from_slice(&built_at[built_at.len() - NUM_SENTINELS..]);
         let adjacency = Adjacency { offsets, neighbors };
         let spacing = nearest_neighbor_distances(&built_at, &adjacency);
-        Ok(Self { adjacency, sentinels, built_at, spacing })
+        Ok(Self { adjacency, delaunay: None, sentinels, built_at, spacing })
     }
 
     /// The adjacency, sentinels included.
@@ -118,6 +136,17 @@ impl Topology {
         let neighbors = u32::try_from(cell).map_or(&[][..], |cell| self.adjacency.neighbors_of(cell));
         let num_cells = self.num_cells();
         neighbors.iter().map(|&j| j as usize).filter(move |&j| j < num_cells)
+    }
+}
+
+fn check_within(points: &[[f32; 3]], sentinel_radius: f32) -> Result<()> {
+    match points.iter().position(|p| p.iter().any(|x| x.is_nan() || x.abs() >= sentinel_radius)) {
+        None => Ok(()),
+        Some(i) => Err(Error::tensor(
+            "foam.points",
+            format!("coordinates within the sentinels at {sentinel_radius}"),
+            format!("{:?} at cell {i}", points[i]),
+        )),
     }
 }
 

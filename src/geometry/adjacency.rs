@@ -1,6 +1,7 @@
 //! Which cells share a face, as compressed rows.
 
 use super::delaunay::Delaunay;
+use super::mesh::{FREE, INFINITE, is_infinite};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -45,57 +46,56 @@ impl Adjacency {
         /// Each chunk clears a mark for every point, which must not outweigh the chunk.
         const MIN_CHUNK: usize = 4096;
 
-        let num_points = delaunay.num_points();
-        let tetrahedra = delaunay.tetrahedra();
-        let (starts, incident) = incident_tetrahedra(num_points, &tetrahedra);
-        let mut originals: Vec<u32> = (0..num_points as u32).collect();
-        for &(copy, original) in delaunay.copies() {
-            originals[copy as usize] = original;
+        let (num_points, indices) = (delaunay.num_points(), &delaunay.sites.indices);
+        let stars = Stars::new(&delaunay.mesh.vertices, indices.len());
+        let mut vertex_of = vec![0; num_points];
+        for (vertex, &index) in (0..).zip(indices) {
+            vertex_of[index as usize] = vertex;
         }
-
-        let chunk_size = num_points.div_ceil(CHUNKS_PER_THREAD * rayon::current_num_threads()).max(MIN_CHUNK);
-        let chunks: Vec<(Vec<u32>, Vec<u32>)> = originals
-            .par_chunks(chunk_size)
-            .enumerate()
-            .map(|(chunk, sites)| {
-                // Typical: 15.5 neighbours a point.
-                let mut neighbors = Vec::with_capacity(sites.len() * 16);
-                let mut degrees = Vec::with_capacity(sites.len());
-                let mut seen_by = vec![u32::MAX; num_points];
-                for (i, &site) in sites.iter().enumerate() {
-                    let reader = (chunk * chunk_size + i) as u32;
-                    let first = neighbors.len();
-                    seen_by[site as usize] = reader;
-                    for &tetrahedron in &incident[starts[site as usize] as usize..starts[site as usize + 1] as usize] {
-                        for vertex in tetrahedra[tetrahedron as usize] {
-                            if seen_by[vertex as usize] != reader {
-                                seen_by[vertex as usize] = reader;
-                                neighbors.push(vertex);
-                            }
-                        }
-                    }
-                    neighbors[first..].sort_unstable();
-                    degrees.push((neighbors.len() - first) as u32);
-                }
-                (degrees, neighbors)
-            })
-            .collect();
-
-        let num_neighbors: usize = chunks.iter().map(|(_, neighbors)| neighbors.len()).sum();
-        if u32::try_from(num_neighbors).is_err() {
-            return Err(Error::Geometry(format!("expected fewer than 2^32 neighbours, found {num_neighbors}")));
+        for &(copy, original) in delaunay.copies() {
+            vertex_of[copy as usize] = vertex_of[original as usize];
         }
         let mut offsets = Vec::with_capacity(num_points + 1);
-        let mut neighbors = Vec::with_capacity(num_neighbors);
-        let mut end = 0;
-        offsets.push(end);
-        for (degrees, chunk) in chunks {
-            offsets.extend(degrees.into_iter().map(|degree| {
-                end += degree;
-                end
-            }));
-            neighbors.extend(chunk);
+        let mut end = 0u64;
+        offsets.push(0);
+        for &vertex in &vertex_of {
+            end += u64::from(stars.degree(vertex));
+            offsets.push(end as u32);
         }
+        if u32::try_from(end).is_err() {
+            return Err(Error::Geometry(format!("expected fewer than 2^32 neighbours, found {end}")));
+        }
+
+        let mut neighbors = vec![0; end as usize];
+        let chunk_size = num_points.div_ceil(CHUNKS_PER_THREAD * rayon::current_num_threads()).max(MIN_CHUNK);
+        let mut rest = &mut neighbors[..];
+        let mut chunks = Vec::new();
+        for (chunk, vertices) in vertex_of.chunks(chunk_size).enumerate() {
+            let first = chunk * chunk_size;
+            let size = (offsets[first + vertices.len()] - offsets[first]) as usize;
+            let (rows, others) = std::mem::take(&mut rest).split_at_mut(size);
+            chunks.push((vertices, rows));
+            rest = others;
+        }
+        chunks.into_par_iter().for_each(|(vertices, mut rows)| {
+            let mut seen_by = vec![u32::MAX; indices.len()];
+            for (reader, &vertex) in (0..).zip(vertices) {
+                let (row, others) = std::mem::take(&mut rows).split_at_mut(stars.degree(vertex) as usize);
+                rows = others;
+                seen_by[vertex as usize] = reader;
+                let mut degree = 0;
+                for &cell in stars.cells(vertex) {
+                    for neighbor in delaunay.mesh.vertices[cell as usize] {
+                        if neighbor != INFINITE && seen_by[neighbor as usize] != reader {
+                            seen_by[neighbor as usize] = reader;
+                            row[degree] = indices[neighbor as usize];
+                            degree += 1;
+                        }
+                    }
+                }
+                row.sort_unstable();
+            }
+        });
         Ok(Self { offsets, neighbors })
     }
 
@@ -114,26 +114,71 @@ impl Adjacency {
     }
 }
 
-/// The tetrahedra at each point as compressed rows.
-fn incident_tetrahedra(num_points: usize, tetrahedra: &[[u32; 4]]) -> (Vec<u32>, Vec<u32>) {
-    // Counted two places ahead: the filling below moves each start by one place, to where it belongs.
-    let mut starts = vec![0u32; num_points + 2];
-    for &vertex in tetrahedra.iter().flatten() {
-        starts[vertex as usize + 2] += 1;
+/// The cells at each vertex, as compressed rows; a part for each thread, which sees all cells and keeps its own.
+struct Stars {
+    part_size: usize,
+    parts: Vec<StarsPart>,
+}
+
+struct StarsPart {
+    starts: Vec<u32>,
+    cells: Vec<u32>,
+    on_hull: Vec<bool>,
+}
+
+impl Stars {
+    fn new(cells: &[[u32; 4]], num_vertices: usize) -> Self {
+        let part_size = num_vertices.div_ceil(rayon::current_num_threads()).max(1);
+        let firsts: Vec<usize> = (0..num_vertices).step_by(part_size).collect();
+        let part = |first: usize| StarsPart::new(cells, first as u32, part_size.min(num_vertices - first));
+        Self { part_size, parts: firsts.into_par_iter().map(part).collect() }
     }
-    for i in 2..starts.len() {
-        starts[i] += starts[i - 1];
+
+    #[inline(always)]
+    fn part(&self, vertex: u32) -> (&StarsPart, usize) {
+        (&self.parts[vertex as usize / self.part_size], vertex as usize % self.part_size)
     }
-    let mut incident = vec![0; 4 * tetrahedra.len()];
-    for (tetrahedron, vertices) in tetrahedra.iter().enumerate() {
-        for &vertex in vertices {
-            let next = &mut starts[vertex as usize + 1];
-            incident[*next as usize] = tetrahedron as u32;
-            *next += 1;
+
+    /// The triangles that the cells at a vertex have opposite to it are a sphere: T of them have T / 2 + 2 corners,
+    /// of which one may be the infinite one.
+    fn degree(&self, vertex: u32) -> u32 {
+        let (part, at) = self.part(vertex);
+        (part.starts[at + 1] - part.starts[at]) / 2 + 2 - u32::from(part.on_hull[at])
+    }
+
+    fn cells(&self, vertex: u32) -> &[u32] {
+        let (part, at) = self.part(vertex);
+        &part.cells[part.starts[at] as usize..part.starts[at + 1] as usize]
+    }
+}
+
+impl StarsPart {
+    fn new(cells: &[[u32; 4]], first: u32, num_vertices: usize) -> Self {
+        // Counted two places ahead: the filling below moves each start by one place, to where it belongs.
+        let mut starts = vec![0u32; num_vertices + 2];
+        let mut on_hull = vec![false; num_vertices];
+        // Vertices of other parts, the infinite one among them, come out beyond the last.
+        let in_part = |vertex: u32| (vertex.wrapping_sub(first) as usize).min(num_vertices);
+        for vertices in cells.iter().filter(|vertices| **vertices != FREE) {
+            for at in vertices.map(in_part).into_iter().filter(|&at| at < num_vertices) {
+                starts[at + 2] += 1;
+                on_hull[at] |= is_infinite(vertices);
+            }
         }
+        for i in 2..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        let mut incident = vec![0; starts[num_vertices + 1] as usize];
+        for (cell, vertices) in (0..).zip(cells).filter(|(_, vertices)| **vertices != FREE) {
+            for at in vertices.map(in_part).into_iter().filter(|&at| at < num_vertices) {
+                let next = &mut starts[at + 1];
+                incident[*next as usize] = cell;
+                *next += 1;
+            }
+        }
+        starts.pop();
+        Self { starts, cells: incident, on_hull }
     }
-    starts.pop();
-    (starts, incident)
 }
 
 /// Eight points around the cube of half side `radius` at `center`, for callers to append as their last 8 points.
@@ -157,15 +202,16 @@ pub fn sentinels(center: [f32; 3], radius: f32) -> [[f32; 3]; NUM_SENTINELS] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::predicates::{insphere, orient3d};
+    use super::super::predicates::{Site, insphere, orient3d};
     use super::*;
 
     #[test]
     fn sentinels_are_in_general_position() {
         let radius = 10.0;
         for center in [[0.0; 3], [3.0, -100.0, 0.1]] {
-            let points = sentinels(center, radius).map(|p| p.map(f64::from));
-            for (corner, point) in points.iter().enumerate() {
+            let positions = sentinels(center, radius);
+            let points = positions.map(Site::new);
+            for (corner, point) in positions.map(|p| p.map(f64::from)).iter().enumerate() {
                 for axis in 0..3 {
                     let offset = point[axis] - f64::from(center[axis]);
                     assert_eq!(offset > 0.0, corner >> axis & 1 == 1, "corner {corner} is in another octant");

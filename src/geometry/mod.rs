@@ -10,6 +10,7 @@
 //! | [`delaunay`] | the triangulation and its certificate |
 //! | [`adjacency`] | the neighbours of every cell as compressed rows, the sentinels |
 //! | [`nearest`] | the cell that holds a point, the distance to the nearest site |
+//! | [`repair`] | a triangulation that follows its points |
 //! | [`order`] | orders in which neighbours in space are neighbours in memory |
 //!
 //! ```
@@ -25,11 +26,20 @@
 
 pub mod adjacency;
 pub mod delaunay;
+mod flips;
+mod insert;
+mod mesh;
 pub mod nearest;
 pub mod order;
 mod predicates;
+mod remove;
+pub mod repair;
+mod scan;
+mod sites;
+mod worker;
 
 pub use adjacency::{Adjacency, NUM_SENTINELS, sentinels};
 pub use delaunay::{Certificate, Delaunay};
 pub use nearest::{nearest_brute, nearest_cell, nearest_neighbor_distances};
 pub use order::{brio_order, hilbert_order};
+pub use repair::Repair;

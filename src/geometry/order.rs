@@ -34,8 +34,13 @@ const SAMPLE: usize = 4096;
 /// assert_eq!(rank(1).abs_diff(rank(3)), 1);
 /// ```
 pub fn hilbert_order(points: &[[f32; 3]]) -> Vec<u32> {
+    hilbert_keys(points).into_iter().map(|(_, index)| index).collect()
+}
+
+/// The position on the Hilbert curve and the index of each of `points`, ascending.
+pub(super) fn hilbert_keys(points: &[[f32; 3]]) -> Vec<(u64, u32)> {
     let grid = LogGrid::new(points);
-    sorted_by_key(points, |_, point| grid.curve_position(point))
+    sorted_keys(points, |_, point| grid.curve_position(point))
 }
 
 /// A biased randomised insertion order of `points` (`[P, 3]`): entry `k` is the index of the `k`-th point to insert.
@@ -45,21 +50,46 @@ pub fn hilbert_order(points: &[[f32; 3]]) -> Vec<u32> {
 pub fn brio_order(points: &[[f32; 3]]) -> Vec<u32> {
     let grid = LogGrid::new(points);
     let rng = Rng::new(ORDER_SEED, Stream::Geometry, 0);
-    let octets = (points.len() / FIRST_ROUND).checked_ilog2().unwrap_or(0) / ROUND_SHRINK_BITS;
-    let last_round = octets.min((1 << ROUND_BITS) - 1);
-    sorted_by_key(points, |index, point| {
-        let earlier = rng.block(index)[0].leading_zeros() / ROUND_SHRINK_BITS;
-        let round = last_round.saturating_sub(earlier);
-        u64::from(round) << (3 * AXIS_BITS) | grid.curve_position(point)
-    })
+    let last_round = last_round(points.len());
+    let keys = sorted_keys(points, |index, point| {
+        u64::from(round_of(&rng, index, last_round)) << (3 * AXIS_BITS) | grid.curve_position(point)
+    });
+    keys.into_iter().map(|(_, index)| index).collect()
 }
 
-fn sorted_by_key(points: &[[f32; 3]], key: impl Fn(u32, &[f32; 3]) -> u64 + Sync) -> Vec<u32> {
+/// The rounds of a biased randomised insertion of points that are in Hilbert order already: each ascending, together
+/// all points but those in `done`.
+pub(super) fn insertion_rounds(num_points: usize, done: &[u32]) -> Vec<Vec<u32>> {
+    let rng = Rng::new(ORDER_SEED, Stream::Geometry, 0);
+    let last_round = last_round(num_points);
+    let round_of: Vec<u8> =
+        (0..num_points as u32).into_par_iter().map(|index| round_of(&rng, index, last_round) as u8).collect();
+    let mut rounds = vec![Vec::new(); last_round as usize + 1];
+    for (index, round) in (0..).zip(round_of) {
+        if !done.contains(&index) {
+            rounds[usize::from(round)].push(index);
+        }
+    }
+    rounds
+}
+
+/// So many rounds that the first has [`FIRST_ROUND`] points or a few times more.
+fn last_round(num_points: usize) -> u32 {
+    let octets = (num_points / FIRST_ROUND).checked_ilog2().unwrap_or(0) / ROUND_SHRINK_BITS;
+    octets.min((1 << ROUND_BITS) - 1)
+}
+
+fn round_of(rng: &Rng, index: u32, last_round: u32) -> u32 {
+    let earlier = rng.block(index)[0].leading_zeros() / ROUND_SHRINK_BITS;
+    last_round.saturating_sub(earlier)
+}
+
+fn sorted_keys(points: &[[f32; 3]], key: impl Fn(u32, &[f32; 3]) -> u64 + Sync) -> Vec<(u64, u32)> {
     let mut keyed: Vec<(u64, u32)> =
         points.par_iter().enumerate().map(|(i, point)| (key(i as u32, point), i as u32)).collect();
     // The index makes the entries distinct, so that an unstable parallel sort has one result.
     keyed.par_sort_unstable();
-    keyed.into_iter().map(|(_, index)| index).collect()
+    keyed
 }
 
 /// A grid of 2^20 cells an axis, fine near the middle of the points, coarser with the distance.
