@@ -33,7 +33,7 @@ fn pixels(size: u32, cut: bool) -> Pixels {
     // The image folds back 0.38 focal lengths from its centre: beyond it no ray leads to a pixel.
     let folding = Lens::open_cv(-1.0, 0.0, 0.0, 0.0);
     let first = if cut { folding } else { Lens::Pinhole };
-    let view = |name: &str, lens| View { name: name.into(), camera: camera(lens), image: image() };
+    let view = |name: &str, lens| View::new(name, camera(lens), image());
     Pixels::new(&[view("first", first), view("second", Lens::Pinhole)]).unwrap()
 }
 
