@@ -7,7 +7,6 @@
 //!
 //! It begins with a tour of the ops, and leaves the curves of PSNR against samples and the learned pictures in a folder.
 
-#[path = "support/mod.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};
