@@ -4,7 +4,6 @@
 //! cargo run --release --example error_map -- runs/fox --out fox-errors
 //! ```
 
-#[path = "support/mod.rs"]
 mod support;
 
 use std::path::PathBuf;

@@ -7,7 +7,6 @@
 //!
 //! It begins with a tour of the ops, and leaves the curves of PSNR against samples and the learned pictures in a folder.
 
-#[path = "support/mod.rs"]
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -132,7 +131,7 @@ fn made_up(x: u32, y: u32) -> image::Rgb<u8> {
         return if dark { image::Rgb([20, 30, 60]) } else { image::Rgb([250, 220, 120]) };
     }
     if (0.1..0.35).contains(&u) && (0.6..0.9).contains(&v) {
-        return if (x + y) / 4 % 2 == 0 { image::Rgb([200, 40, 40]) } else { image::Rgb([240, 240, 240]) };
+        return if ((x + y) / 4).is_multiple_of(2) { image::Rgb([200, 40, 40]) } else { image::Rgb([240, 240, 240]) };
     }
     image::Rgb([shade(0.3 + 0.4 * u), shade(0.5 + 0.2 * (3.0 * v).sin()), shade(0.9 - 0.5 * v)])
 }

@@ -338,7 +338,7 @@ fn settings_out_of_range_are_refused() {
 /// About half of the pixels: patches that are whole, parts and empty; the second view has none.
 fn some_in_use() -> Bitmap {
     let first = 30 * 41;
-    let in_use = |pixel: usize| if pixel < first { pixel % 41 / 6 % 2 == 0 } else { pixel > first && pixel % 3 == 0 };
+    let in_use = |pixel: usize| if pixel < first { pixel % 41 / 6 % 2 != 1 } else { pixel > first && pixel % 3 < 1 };
     Bitmap::from_fn(NUM_RAYS, in_use).unwrap()
 }
 

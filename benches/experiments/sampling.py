@@ -27,8 +27,10 @@ CAPTURES = {
     "fox": {"steps": 2000, "max_cells": 40_000, "resize": ["--size", "152x270"]},
     "snowmiku": {"steps": 2000, "max_cells": 40_000, "resize": ["--downsample", "4"]},
 }
-# What each is called, and its lines under [train.sampler]. All but those with a setting of their own have the
-# trainer's defaults: a patch of 8 pixels, a uniform share of 0.15, |residual|, 50 steps of warm-up, no weights.
+# The trainer's defaults, spelled out since a table that is given replaces them: with a patch of 8 pixels, |residual| and
+# no weights, which are those of the sampler.
+DEFAULTS = ["warmup_steps = 50", "uniform_fraction = 0.15"]
+# What each is called, and its lines under [train.sampler].
 STRATEGIES = {
     "uniform": ['strategy = "uniform"'],
     "epoch": ['strategy = "epoch"'],
@@ -63,14 +65,14 @@ def run(args, capture, strategy, seed):
         # Of a run that was stopped half-way there is nothing to keep.
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        config = folder.with_suffix(".toml")
+        config = folder.with_name(folder.name + ".toml")
         lines = [f"[train]\nsteps = {steps}\nseed = {seed}", f"[train.refine]\nmax_cells = {settings['max_cells']}"]
-        lines += ["[train.sampler]", *STRATEGIES[strategy]]
+        lines += ["[train.sampler]", *DEFAULTS, *STRATEGIES[strategy]]
         config.write_text("\n".join(lines) + "\n")
         command = [args.train, args.captures[capture], "--config", config, "--out", folder, "--quiet"]
         command += ["--threads", args.threads, "--eval-every", max(1, steps // LOOKS), "--profile"]
         command += settings["resize"]
-        with open(folder.with_suffix(".log"), "w") as log:
+        with open(folder.with_name(folder.name + ".log"), "w") as log:
             subprocess.run([str(part) for part in command], check=True, stdout=log, stderr=subprocess.STDOUT)
     found = json.loads(result.read_text())
     print(f"{capture}, {strategy}, seed {seed}: {found['psnr_db']:.3f} dB", flush=True)

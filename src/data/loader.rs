@@ -78,7 +78,7 @@ enum Next {
     /// Being prepared.
     Under(JoinHandle<Result<Prepared>>),
     /// Drawn; the sampler has moved on past it.
-    Ready(Prepared),
+    Ready(Box<Prepared>),
 }
 
 #[derive(Debug)]
@@ -216,7 +216,7 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<LoadedBatch> {
         self.flush()?;
         let Prepared { draw, rays, .. } = match std::mem::replace(&mut self.next, Next::Open) {
-            Next::Ready(prepared) => prepared,
+            Next::Ready(prepared) => *prepared,
             _ => self.prepare_here()?,
         };
         if self.sampler.config().lag == 1 {
@@ -225,7 +225,7 @@ impl Loader {
                 let (sampler, pixels) = (self.sampler.clone(), self.pixels.clone());
                 Next::Under(std::thread::spawn(move || prepare(&sampler, &pixels)))
             } else {
-                Next::Ready(self.prepare_here()?)
+                Next::Ready(Box::new(self.prepare_here()?))
             };
         }
         Ok(LoadedBatch { draw, rays, reports: self.reports.clone() })
@@ -259,7 +259,7 @@ impl Loader {
                 let prepared = thread.join().map_err(panicked)??;
                 self.seconds.wait += started.elapsed().as_secs_f64();
                 self.take_over(&prepared)?;
-                Next::Ready(prepared)
+                Next::Ready(Box::new(prepared))
             }
             next => next,
         };
@@ -296,7 +296,7 @@ impl Loader {
             // The draw after it saw the map that a new one would see: taken back, it will be the same again.
             Next::Ready(after) => {
                 self.sampler_mut()?.put_back(after.draw)?;
-                self.next = Next::Ready(Prepared { draw, rays, seconds: LoaderSeconds::default() });
+                self.next = Next::Ready(Box::new(Prepared { draw, rays, seconds: LoaderSeconds::default() }));
             }
             _ => self.sampler_mut()?.put_back(draw)?,
         }
@@ -364,7 +364,7 @@ impl Loader {
             let draw = Draw::from_state(&tensors.iter().filter_map(named).collect(), header)?;
             loader.sampler.check_pending(&draw)?;
             let rays = loader.pixels.batch(draw.indices_slice())?;
-            loader.next = Next::Ready(Prepared { draw, rays, seconds: LoaderSeconds::default() });
+            loader.next = Next::Ready(Box::new(Prepared { draw, rays, seconds: LoaderSeconds::default() }));
         }
         Ok(loader)
     }

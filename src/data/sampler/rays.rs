@@ -85,7 +85,7 @@ impl Sampler {
             (Method::Epoch, _) => self.next_of_epoch(counters.epoch_position),
             (Method::Weighted(share), Some(map)) if patches.shares().is_none() => self.by_error(map, share)?,
             (Method::Weighted(share), Some(map)) => self.by_error_and_evenly(map, share)?,
-            (Method::TopK(pool), Some(map)) => self.from_pool(map, pool),
+            (Method::TopK(pool), Some(map)) => self.by_pool(map, pool),
             _ => self.evenly(),
         };
         let weighted = matches!(method, Method::Weighted(_) | Method::TopK(_));
@@ -177,7 +177,7 @@ impl Sampler {
         Ok(self.mixed(&by_error, num_even, uniform_share, of_entry))
     }
 
-    fn from_pool(&self, map: &ErrorMap, pool: f64) -> Chosen {
+    fn by_pool(&self, map: &ErrorMap, pool: f64) -> Chosen {
         let SamplerHeader { config, patches, counters, .. } = &self.header;
         let size = ((pool * map.len() as f64).ceil() as usize).clamp(1, map.len());
         let (mean, share) = (self.mean_error(map) as f32, patches.shares());
@@ -212,7 +212,7 @@ impl Sampler {
         let place = |k: u64| {
             // A random place in each of `num_even` equal strata.
             let position = u128::from(k << 32 | u64::from(rng.block(k as u32)[0])) * u128::from(num_rays);
-            (position / (num_even as u128) >> 32) as u32
+            ((position / num_even as u128) >> 32) as u32
         };
         let Chosen { rays: evenly, entries: even_entries, .. } =
             self.at_places((0..num_even).into_par_iter().map(|k| place(k as u64)));
