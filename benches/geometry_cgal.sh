@@ -21,7 +21,7 @@ for size in $(echo "$RADFOAM_BENCH_POINTS" | tr ',' ' '); do
         awk -v name="$set $size" '
             NR == FNR { build = $3; both = $3 + $4; edges = $5; hash = $6; next }
             $3 == "edges" { equal = ($4 == edges && $5 == hash) ? "equal" : "DIFFERENT"; next }
-            NF < 6 || $3 ~ /points/ || /Repair|Rebuilt/ { next }
+            $1 == "set" || NF < 6 || /Repair|Rebuilt/ { next }
             {
                 stage = $3
                 for (i = 4; i <= NF - 3; i++) stage = stage " " $i

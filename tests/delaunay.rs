@@ -541,7 +541,7 @@ fn repair_takes_odd_arguments() {
     let points = closed(uniform(100, 1));
     let mut delaunay = Delaunay::new(&points).unwrap();
     let before = delaunay.tetrahedra();
-    assert!(delaunay.follow(&points[..50].to_vec()).is_err());
+    assert!(delaunay.follow(&points[..50]).is_err());
     let mut bad = points.clone();
     bad[9][1] = f32::NAN;
     assert!(delaunay.follow(&bad).unwrap_err().to_string().contains("point 9 "));

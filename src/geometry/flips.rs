@@ -30,12 +30,7 @@ impl Flipper<'_> {
                     continue;
                 }
                 match self.flip(cell, facet) {
-                    Some(cells) => queue.extend(
-                        cells
-                            .into_iter()
-                            .filter(|&cell| !self.mesh.is_free(cell as usize))
-                            .flat_map(|cell| (0..4).map(move |facet| (cell, facet))),
-                    ),
+                    Some(outer) => queue.extend(outer),
                     None => stuck.push((cell, facet as u8)),
                 }
             }
@@ -54,8 +49,9 @@ impl Flipper<'_> {
         orient3d(a, b, c, d) > 0.0
     }
 
-    /// Flips a facet, if it can be; the cells made, and one no longer in use perhaps. The hull is left alone.
-    fn flip(&mut self, near: u32, facet: usize) -> Option<[u32; 3]> {
+    /// Flips a facet, if it can be. Returns the facets around the cells made; those between them are Delaunay. The hull
+    /// is left alone.
+    fn flip(&mut self, near: u32, facet: usize) -> Option<[(u32, u8); 6]> {
         let (far, mirror) = linked(self.mesh.links[near as usize][facet]);
         let (vertices, far_vertices) = (self.mesh.vertices[near as usize], self.mesh.vertices[far]);
         if is_infinite(&vertices) || is_infinite(&far_vertices) {
@@ -85,7 +81,7 @@ impl Flipper<'_> {
         facet: usize,
         corners: [usize; 3],
         with_apex: impl Fn(usize) -> [u32; 4],
-    ) -> [u32; 3] {
+    ) -> [(u32, u8); 6] {
         let vertices = self.mesh.vertices[near as usize];
         let near_links = corners.map(|place| self.mesh.links[near as usize][place]);
         let far_links = corners.map(|place| self.mesh.links[far as usize][self.place(far, vertices[place])]);
@@ -101,7 +97,9 @@ impl Flipper<'_> {
             }
         }
         self.num_flips += 1;
-        cells
+        let outer = |k: usize, place: usize| (cells[k], place as u8);
+        let [a, b, c] = corners;
+        [outer(0, a), outer(0, facet), outer(1, b), outer(1, facet), outer(2, c), outer(2, facet)]
     }
 
     /// Takes the edge of the facet opposite to `place` away, if it has but three cells.
@@ -112,7 +110,7 @@ impl Flipper<'_> {
         facet: usize,
         place: usize,
         with_apex: impl Fn(usize) -> [u32; 4],
-    ) -> Option<[u32; 3]> {
+    ) -> Option<[(u32, u8); 6]> {
         let vertices = self.mesh.vertices[near as usize];
         let third = self.mesh.links[near as usize][place] >> 2;
         if self.mesh.links[far as usize][self.place(far, vertices[place])] >> 2 != third {
@@ -137,7 +135,15 @@ impl Flipper<'_> {
         self.join(link(near, facet), far_y);
         self.join(link(far, facet), far_x);
         self.num_flips += 1;
-        Some([near, far, third])
+        let outer = |cell: u32, place: usize| (cell, place as u8);
+        Some([
+            outer(near, y),
+            outer(near, place),
+            outer(near, facet),
+            outer(far, x),
+            outer(far, place),
+            outer(far, facet),
+        ])
     }
 
     fn place(&self, cell: u32, vertex: u32) -> usize {
