@@ -27,10 +27,8 @@ CAPTURES = {
     "fox": {"steps": 2000, "max_cells": 40_000, "resize": ["--size", "152x270"]},
     "snowmiku": {"steps": 2000, "max_cells": 40_000, "resize": ["--downsample", "4"]},
 }
-# The trainer's defaults, spelled out since a table that is given replaces them: with a patch of 8 pixels, |residual| and
-# no weights, which are those of the sampler.
-DEFAULTS = ["warmup_steps = 50", "uniform_fraction = 0.15"]
-# What each is called, and its lines under [train.sampler].
+# What each is called, and its lines under [train.sampler]. All else is the default: a patch of 8 pixels, a uniform share
+# of 0.15, |residual|, 50 steps of warm-up, no weights.
 STRATEGIES = {
     "uniform": ['strategy = "uniform"'],
     "epoch": ['strategy = "epoch"'],
@@ -67,7 +65,7 @@ def run(args, capture, strategy, seed):
         folder.parent.mkdir(parents=True, exist_ok=True)
         config = folder.with_name(folder.name + ".toml")
         lines = [f"[train]\nsteps = {steps}\nseed = {seed}", f"[train.refine]\nmax_cells = {settings['max_cells']}"]
-        lines += ["[train.sampler]", *DEFAULTS, *STRATEGIES[strategy]]
+        lines += ["[train.sampler]", *STRATEGIES[strategy]]
         config.write_text("\n".join(lines) + "\n")
         command = [args.train, args.captures[capture], "--config", config, "--out", folder, "--quiet"]
         command += ["--threads", args.threads, "--eval-every", max(1, steps // LOOKS), "--profile"]

@@ -55,12 +55,7 @@ impl Default for TrainConfig {
             density_scale: 20.0,
             background: None,
             init: InitConfig::default(),
-            sampler: SamplerConfig {
-                batch_size: 8192,
-                warmup_steps: 50,
-                uniform_fraction: 0.15,
-                ..SamplerConfig::default()
-            },
+            sampler: SamplerConfig::default(),
             trace: TraceSettings { transmittance_threshold: 0.01, grazing_cosine: 0.1, ..TraceSettings::default() },
             loss: LossConfig::default(),
             optim: OptimConfig::default(),
