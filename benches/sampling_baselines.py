@@ -20,7 +20,6 @@ import sys
 import time
 import venv
 
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 MULTINOMIAL_LIMIT = 1 << 24
 DECAY = 0.9
 MIN_WEIGHT = 1e-3
@@ -35,19 +34,21 @@ def arguments():
     parser.add_argument("--loop", type=int, default=5000, help="iterations of the Python loop")
     parser.add_argument("--ours", type=pathlib.Path, help="what sampling_growth wrote to RADFOAM_BENCH_JSON")
     parser.add_argument("--venv", type=pathlib.Path, default=pathlib.Path("target/sampling-venv"))
-    parser.add_argument("--torch-index", default=TORCH_INDEX, help="index with CPU builds of torch; empty: pip's own")
+    parser.add_argument("--torch-index", help="an index with CPU builds of torch, which are smaller than pip's own")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def run_in_venv(args):
     python = args.venv / "bin" / "python"
-    if not python.exists():
+    ready = args.venv / "ready"
+    if not ready.exists():
         venv.create(args.venv, with_pip=True)
         pip = [python, "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "numpy"], check=True)
         index = ["--index-url", args.torch_index] if args.torch_index else []
         subprocess.run([*pip, *index, "torch"], check=True)
+        ready.touch()
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     command = [python, os.path.abspath(__file__), "--inside", *sys.argv[1:]]
     sys.exit(subprocess.run(command, env={**os.environ, **threads}).returncode)

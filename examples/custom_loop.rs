@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     let dataset = load(capture, &LoadOptions::default())?;
     let pixels = Pixels::new(&dataset.train)?;
     let config = SamplerConfig { batch_size: 2048, warmup_steps: 20, ..Default::default() };
-    let mut sampler = Sampler::new(&pixels.shapes(), config)?;
+    let mut sampler = Sampler::with_in_use(&pixels.shapes(), pixels.in_use(), config)?;
 
     let init = InitConfig { num_cells: 2000, num_outer_cells: 100, ..Default::default() };
     let cameras: Vec<[f32; 3]> =

@@ -6,7 +6,9 @@ mod capture;
 use candle_core::{DType, Device, Tensor};
 use candle_radfoam::Result;
 use candle_radfoam::camera::{Camera, Lens, Pose};
-use candle_radfoam::data::{Draw, Image, LoadedBatch, Loader, Pixels, Sampler, SamplerConfig, Strategy, View};
+use candle_radfoam::data::{
+    Draw, Image, LoadedBatch, Loader, OnFailure, Pixels, Sampler, SamplerConfig, Strategy, View,
+};
 use candle_radfoam::train::TrainConfig;
 use capture::{bits, dataset, fingerprint, on_threads, trainer};
 use serde_json::Value;
@@ -148,6 +150,75 @@ fn a_batch_that_is_put_back_comes_again() -> Result<()> {
             assert!(run(&mut loader, 1)?[0] == first, "{strategy:?}, lag {lag}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn only_the_last_batch_is_put_back() -> Result<()> {
+    for lag in [0, 1] {
+        let mut loader = Loader::new(pixels(20, false), config(Strategy::ErrorWeighted, lag))?;
+        let mut other = Loader::new(pixels(20, false), SamplerConfig { seed: 4, ..config(Strategy::ErrorWeighted, lag) })?;
+        run(&mut other, 3)?;
+        let (first, second) = (loader.next_batch()?, loader.next_batch()?);
+        let expected = drawn(&second);
+        for wrong in [first, other.next_batch()?] {
+            let message = loader.put_back(wrong).expect_err("another batch").to_string();
+            assert!(message.contains("step"), "lag {lag}: {message}");
+        }
+        loader.put_back(second)?;
+        assert!(drawn(&loader.next_batch()?) == expected, "lag {lag}");
+    }
+    Ok(())
+}
+
+/// A batch that cannot be drawn is the business of whoever asks for it, not of the one before.
+#[test]
+fn a_batch_that_cannot_be_drawn_is_told_when_it_is_asked_for() -> Result<()> {
+    let config = SamplerConfig { uniform_fraction: 0.0, warmup_steps: 0, ..config(Strategy::ErrorWeighted, 1) };
+    let all = [true, false].map(|threaded| {
+        let mut loader = Loader::new(pixels(8, false), config.clone())?;
+        loader.set_threaded(threaded);
+        let mut told = Vec::new();
+        for step in 0..8 {
+            match loader.next_batch() {
+                // No error anywhere, until there is one.
+                Ok(batch) if step < 4 => {
+                    let zeros = Tensor::zeros(300, DType::F32, &Device::Cpu)?;
+                    told.push(format!("{:?}", drawn(&batch)));
+                    batch.report(&zeros)?;
+                }
+                Ok(batch) => {
+                    told.push(format!("{:?}", drawn(&batch)));
+                    let errors = errors(batch.draw());
+                    batch.report(&errors)?;
+                }
+                Err(error) => told.push(error.to_string()),
+            }
+            loader.flush()?;
+        }
+        Ok(told)
+    });
+    let [threaded, alone] = all.map(|told: Result<Vec<String>>| told.unwrap());
+    assert_eq!(threaded, alone);
+    assert!(threaded.iter().any(|told| told.contains("all errors of the map are 0")), "{threaded:?}");
+    Ok(())
+}
+
+/// A draw that waits goes on with a map that had to be begun anew.
+#[test]
+fn a_broken_map_is_no_obstacle_where_that_was_said() -> Result<()> {
+    let config = SamplerConfig { on_failure: OnFailure::Uniform, ..config(Strategy::ErrorWeighted, 1) };
+    let mut loader = Loader::new(pixels(20, false), config)?;
+    run(&mut loader, 5)?;
+    loader.flush()?;
+    let (mut tensors, header) = loader.state()?;
+    tensors.remove("error_map");
+    let mut anew = Loader::from_state(&tensors, header, pixels(20, false))?;
+    assert_eq!(anew.stats()?.fallbacks, 1);
+    assert!(drawn(&anew.next_batch()?) == drawn(&loader.next_batch()?), "the draw that waited");
+    anew.set_pixels(pixels(10, false))?;
+    run(&mut anew, 3)?;
+    assert_eq!(anew.stats()?.fallbacks, 1);
     Ok(())
 }
 

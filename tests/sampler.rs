@@ -21,7 +21,8 @@ const SHAPES: [[u32; 2]; 3] = [[30, 41], [1, 1], [16, 24]];
 const NUM_RAYS: usize = 30 * 41 + 1 + 16 * 24;
 
 fn config(strategy: Strategy, patch: u32) -> SamplerConfig {
-    SamplerConfig { strategy, patch, batch_size: 1000, seed: 4, ..Default::default() }
+    let (warmup_steps, uniform_fraction) = (0, 0.3);
+    SamplerConfig { strategy, patch, batch_size: 1000, seed: 4, warmup_steps, uniform_fraction, ..Default::default() }
 }
 
 fn tensor(values: &[f32]) -> Tensor {
@@ -445,6 +446,45 @@ fn probabilities_are_those_of_the_docs_and_of_the_draws() -> Result<()> {
     }
     failures.truncate(20);
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    Ok(())
+}
+
+/// An entry without error keeps a unit of mass: seldom drawn, and then with the probability that it had.
+#[test]
+fn what_is_drawn_has_a_probability() -> Result<()> {
+    let half = some_in_use();
+    for in_use in [None, Some(&half)] {
+        let config = SamplerConfig { uniform_fraction: 0.0, decay: 0.0, ..config(Strategy::ErrorWeighted, 5) };
+        let mut sampler = Sampler::with_in_use(&SHAPES, in_use, config)?;
+        // Half of the patches have no error, the others one of a few units of mass.
+        let error = |ray: u32| if ray % 41 < 20 { 0.0 } else { 1e-11 };
+        let mut num_zeros = 0;
+        for _ in 0..200 {
+            let draw = sampler.draw()?;
+            assert!(draw.probability_slice().iter().all(|&p| p > 0.0), "in use: {}", in_use.is_some());
+            num_zeros += draw.indices_slice().iter().filter(|&&ray| error(ray) == 0.0).count();
+            let ess = sampler.stats().effective_sample_size;
+            assert!(ess > 0.0 && ess <= 1.0 + 1e-9, "{ess}");
+            let weights = draw.importance_vec(1.0);
+            let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / weights.len() as f64;
+            assert!((mean - 1.0).abs() < 0.5, "the weights of a batch have a mean of about 1, and not of {mean}");
+            let errors = errors(&draw, error);
+            sampler.update(draw, &errors)?;
+        }
+        assert!(num_zeros > 1000, "{num_zeros}: or this tests nothing");
+    }
+    Ok(())
+}
+
+/// Another resolution begins another epoch: what was half gone through among the old rays is not among the new ones.
+#[test]
+fn an_epoch_begins_anew_with_the_resolution() -> Result<()> {
+    let mut sampler = Sampler::new(&[[10, 10]], SamplerConfig { batch_size: 150, ..config(Strategy::Epoch, 4) })?;
+    sampler.draw()?;
+    sampler.resample(&[[20, 15]])?;
+    let mut drawn = [sampler.draw()?, sampler.draw()?].map(|draw| draw.indices_slice().to_vec()).concat();
+    drawn.sort_unstable();
+    assert!(drawn.iter().copied().eq(0..300));
     Ok(())
 }
 

@@ -58,15 +58,15 @@ def run(args, capture, strategy, seed):
     settings = CAPTURES.get(capture, CAPTURES["snowmiku"])
     steps = args.steps or settings["steps"]
     folder = args.out / capture / f"{slug(strategy)}-{seed}"
-    result = folder / "result.json"
-    if not result.exists():
-        # Of a run that was stopped half-way there is nothing to keep.
+    result, config = folder / "result.json", folder.with_name(folder.name + ".toml")
+    lines = [f"# {args.captures[capture]} {' '.join(settings['resize'])}"]
+    lines += [f"[train]\nsteps = {steps}\nseed = {seed}", f"[train.refine]\nmax_cells = {settings['max_cells']}"]
+    text = "\n".join([*lines, "[train.sampler]", *STRATEGIES[strategy]]) + "\n"
+    # A run that was stopped half-way, or made with other settings, is made anew.
+    if not (result.exists() and config.exists() and config.read_text() == text):
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        config = folder.with_name(folder.name + ".toml")
-        lines = [f"[train]\nsteps = {steps}\nseed = {seed}", f"[train.refine]\nmax_cells = {settings['max_cells']}"]
-        lines += ["[train.sampler]", *STRATEGIES[strategy]]
-        config.write_text("\n".join(lines) + "\n")
+        config.write_text(text)
         command = [args.train, args.captures[capture], "--config", config, "--out", folder, "--quiet"]
         command += ["--threads", args.threads, "--eval-every", max(1, steps // LOOKS), "--profile"]
         command += settings["resize"]

@@ -461,7 +461,7 @@ impl Run {
             let (width, height) = (map.first().map_or(0, Vec::len) as u32, map.len() as u32);
             let picture = picture::error_map(&map.concat(), width, height, most)?;
             // An entry as large as the patch of pixels that it stands for, if there is room for that.
-            let factor = sampler.config().patch.min((MAP_WIDTH / width.max(1)).max(1));
+            let factor = sampler.config().map_patch().min((MAP_WIDTH / width.max(1)).max(1));
             Ok(picture::enlarged(&picture, factor))
         };
         let pictures = maps.iter().map(picture).collect::<Result<Vec<_>>>()?;

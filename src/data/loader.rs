@@ -79,6 +79,8 @@ enum Next {
     Under(JoinHandle<Result<Prepared>>),
     /// Drawn; the sampler has moved on past it.
     Ready(Box<Prepared>),
+    /// It could not be prepared, which whoever asks for it will be told.
+    Failed(Error),
 }
 
 #[derive(Debug)]
@@ -128,7 +130,7 @@ impl LoadedBatch {
     /// [`Error::Tensor`] where `errors` is of another length or dtype.
     pub fn report(self, errors: &Tensor) -> Result<()> {
         check_errors(errors, self.draw.len())?;
-        let report = Report { draw: self.draw, errors: errors.clone() };
+        let report = Report { draw: self.draw, errors: errors.detach() };
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).push(report);
         Ok(())
     }
@@ -217,18 +219,24 @@ impl Loader {
         self.flush()?;
         let Prepared { draw, rays, .. } = match std::mem::replace(&mut self.next, Next::Open) {
             Next::Ready(prepared) => *prepared,
+            Next::Failed(error) => return Err(error),
             _ => self.prepare_here()?,
         };
         if self.sampler.config().lag == 1 {
             // The errors of the batch that is handed out are not known yet: the next draw does without them.
-            self.next = if self.threaded {
-                let (sampler, pixels) = (self.sampler.clone(), self.pixels.clone());
-                Next::Under(std::thread::spawn(move || prepare(&sampler, &pixels)))
-            } else {
-                Next::Ready(Box::new(self.prepare_here()?))
+            self.next = match self.spawn() {
+                Some(thread) => Next::Under(thread),
+                None => self.prepare_here().map_or_else(Next::Failed, |prepared| Next::Ready(Box::new(prepared))),
             };
         }
         Ok(LoadedBatch { draw, rays, reports: self.reports.clone() })
+    }
+
+    /// A thread that prepares the next batch, where one is wanted and to be had.
+    fn spawn(&self) -> Option<JoinHandle<Result<Prepared>>> {
+        let (sampler, pixels) = (self.sampler.clone(), self.pixels.clone());
+        let work = move || prepare(&sampler, &pixels);
+        self.threaded.then(|| std::thread::Builder::new().spawn(work).ok()).flatten()
     }
 
     fn prepare_here(&mut self) -> Result<Prepared> {
@@ -255,11 +263,16 @@ impl Loader {
         self.next = match std::mem::replace(&mut self.next, Next::Open) {
             Next::Under(thread) => {
                 let started = Instant::now();
-                let panicked = |_| Error::config("loader", "a batch", "a panic while it was prepared");
-                let prepared = thread.join().map_err(panicked)??;
+                let panicked = |_| Err(Error::config("loader", "a batch", "a panic while it was prepared"));
+                let joined = thread.join().unwrap_or_else(panicked);
                 self.seconds.wait += started.elapsed().as_secs_f64();
-                self.take_over(&prepared)?;
-                Next::Ready(Box::new(prepared))
+                match joined {
+                    Ok(prepared) => {
+                        self.take_over(&prepared)?;
+                        Next::Ready(Box::new(prepared))
+                    }
+                    Err(error) => Next::Failed(error),
+                }
             }
             next => next,
         };
@@ -270,8 +283,8 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// Those of [`Sampler::update`], as where a batch was reported after a later one, and those of the preparation of
-    /// the next batch. A report that is refused is dropped, and so are those after it.
+    /// Those of [`Sampler::update`], as where a batch was reported after a later one. A report that is refused is
+    /// dropped, and so are those after it.
     pub fn flush(&mut self) -> Result<()> {
         // What is being prepared does not see the errors that are entered here, whenever they were reported.
         self.join()?;
@@ -295,6 +308,12 @@ impl Loader {
         match std::mem::replace(&mut self.next, Next::Open) {
             // The draw after it saw the map that a new one would see: taken back, it will be the same again.
             Next::Ready(after) => {
+                if !draw.is_just_before(&after.draw) {
+                    let found = format!("that of step {}", draw.step());
+                    let expected = format!("the last batch, of step {}", after.draw.step().saturating_sub(1));
+                    self.next = Next::Ready(after);
+                    return Err(Error::config("batch", expected, found));
+                }
                 self.sampler_mut()?.put_back(after.draw)?;
                 self.next = Next::Ready(Box::new(Prepared { draw, rays, seconds: LoaderSeconds::default() }));
             }
@@ -327,7 +346,7 @@ impl Loader {
     pub fn state(&self) -> Result<(BTreeMap<String, Tensor>, LoaderHeader)> {
         let (mut tensors, sampler) = self.sampler.state()?;
         let pending = match &self.next {
-            Next::Open => None,
+            Next::Open | Next::Failed(_) => None,
             Next::Under(_) => return Err(Error::config("loader", "to be flushed", "a batch being prepared")),
             Next::Ready(prepared) => {
                 let (draw, header) = prepared.draw.state()?;
@@ -361,7 +380,8 @@ impl Loader {
         let mut loader = Self::from_sampler(sampler, pixels);
         if let Some(header) = header.pending {
             let named = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(PENDING)?.into(), tensor.clone()));
-            let draw = Draw::from_state(&tensors.iter().filter_map(named).collect(), header)?;
+            let mut draw = Draw::from_state(&tensors.iter().filter_map(named).collect(), header)?;
+            loader.sampler.tell_pending(&mut draw);
             loader.sampler.check_pending(&draw)?;
             let rays = loader.pixels.batch(draw.indices_slice())?;
             loader.next = Next::Ready(Box::new(Prepared { draw, rays, seconds: LoaderSeconds::default() }));

@@ -199,7 +199,11 @@ impl Trainer {
 
     /// Where the time of the steps of this process went; those before a resume do not count.
     pub fn profile(&self) -> Profile {
-        let loader = self.loader.seconds();
+        let mut loader = self.loader.seconds();
+        if self.config.sampler.lag == 1 {
+            // Beside the step they cost it what it waits for.
+            (loader.draw, loader.gather) = (0.0, 0.0);
+        }
         Profile { draw: loader.draw, gather: loader.gather, wait: loader.wait, update: loader.update, ..self.profile }
     }
 
@@ -235,7 +239,8 @@ impl Trainer {
         let (stats, errors) = match self.step_on(&batch, refined, &mut lap) {
             Ok(done) => done,
             Err(error) => {
-                self.loader.put_back(batch)?;
+                // Why the step failed matters more than that its rays could not be put back.
+                let _ = self.loader.put_back(batch);
                 return Err(error);
             }
         };

@@ -2,7 +2,7 @@
 
 use super::{Adam, Profile, TrainConfig, Trainer, new_faces, non_finite, require_cpu, training_pixels};
 use crate::checkpoint::{Checkpoint, in_file};
-use crate::data::{Dataset, Loader, LoaderHeader, Normalization};
+use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
 use crate::foam::{Foam, RefineStatistics, with_values};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -104,7 +104,7 @@ impl Trainer {
     /// Those of writing.
     pub fn save_error_map(&self, path: impl AsRef<Path>) -> Result<bool> {
         let (tensors, header) = self.loader.sampler().state()?;
-        if tensors.is_empty() {
+        if self.loader.sampler().config().strategy == Strategy::None {
             return Ok(false);
         }
         let header = serde_json::json!({ "format_version": FORMAT_VERSION, "step": self.step, "sampler": header });
@@ -150,7 +150,11 @@ impl Trainer {
         let mut optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         optimizer.restore(&with_prefix(checkpoint, "optim."), progress.optimizer_count)?;
         let pending = checkpoint.header.get("pending_draw").map(|_| checkpoint.field(path, "pending_draw"));
-        let header = LoaderHeader { sampler: checkpoint.field(path, "sampler")?, pending: pending.transpose()? };
+        let mut header = LoaderHeader { sampler: checkpoint.field(path, "sampler")?, pending: pending.transpose()? };
+        // Checkpoints from before samplers had an exponent of their own hold the loss's alone.
+        if config.loss.importance_exponent != 0.0 {
+            header.sampler.config.importance_exponent = config.loss.importance_exponent;
+        }
         let pixels = training_pixels(&dataset, progress.resolution)?;
         let loader = Loader::from_state(&with_prefix(checkpoint, "sampler."), header, pixels)?;
         let statistics = RefineStatistics {

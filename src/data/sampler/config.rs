@@ -23,7 +23,8 @@ use crate::{
 /// | `Adaptive` | that of `ErrorWeighted` with the `u` of its rung, see [`Strategy::Adaptive`] | yes |
 ///
 /// Where pixels are left out, patches differ in size; error-weighted draws are then
-/// `(1 - u) e / sum(a e) + u / N`, so that a patch with few rays left does not have each of them drawn more often.
+/// `(1 - u) e / sum(a e) + u / N`, so that a patch with few rays left does not have each of them drawn more often. Until
+/// its first visit such a patch counts as much as the mean patch does, however few its rays are.
 ///
 /// In TOML a strategy is its name, or a table with its setting: `strategy = "error-weighted"`,
 /// `strategy = { spatial = { patch = 16 } }`, `strategy = { top-k = { pool = 0.2 } }`.

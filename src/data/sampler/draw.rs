@@ -90,6 +90,11 @@ impl Draw {
         self.importance(self.importance_exponent())
     }
 
+    /// Whether `next` is the draw that the same sampler made after this one.
+    pub(in crate::data) fn is_just_before(&self, next: &Self) -> bool {
+        self.header.after == next.header.before && self.header.generation == next.header.generation
+    }
+
     /// The exponent of [`Draw::weights`]; where it is 0 they are all 1.
     pub fn importance_exponent(&self) -> f32 {
         self.header.importance_exponent

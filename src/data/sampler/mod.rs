@@ -152,6 +152,15 @@ impl Sampler {
         Ok(())
     }
 
+    /// Tells a draw that has waited of a map that had to be begun anew meanwhile.
+    pub(super) fn tell_pending(&self, draw: &mut Draw) {
+        let Counters { fallbacks, failure, .. } = self.header.counters;
+        if failure == Some(Failure::UnusableMap) && fallbacks == draw.header.after.fallbacks + 1 {
+            draw.header.before.fall_back(Failure::UnusableMap);
+            draw.header.after.fall_back(Failure::UnusableMap);
+        }
+    }
+
     /// Checks that a draw from a checkpoint is the last one of this sampler, and names rays and entries that there are.
     pub(super) fn check_pending(&self, draw: &Draw) -> Result<()> {
         let header = &self.header;
@@ -187,8 +196,10 @@ impl Sampler {
             return Err(Error::config("draw", "one of the present resolution", "one of another resolution"));
         }
         let Some(map) = &mut self.map else {
+            let skipped_non_finite = errors.to_vec1::<f32>()?.iter().filter(|error| !error.is_finite()).count();
             header.next_update = draw.step() + 1;
-            return Ok(ScatterStats::default());
+            header.skipped_non_finite += skipped_non_finite as u64;
+            return Ok(ScatterStats { skipped_non_finite, ..ScatterStats::default() });
         };
         let SamplerConfig { error_power, error_cap, uniform_fraction, .. } = header.config;
         let mut values: Vec<f32> =
@@ -247,6 +258,11 @@ impl Sampler {
                 values.par_iter_mut().enumerate().for_each(|(entry, value)| *value *= share(entry as u32));
             }
             *map = ErrorMap::from_values(values, map.settings())?;
+        }
+        let [old, new] = [&header.patches, &patches].map(|patches| u64::from(patches.num_rays()));
+        if old != new {
+            // Places in the order of the old rays mean nothing among the new ones: a new epoch begins.
+            header.counters.epoch_position = header.counters.epoch_position.div_ceil(old) * new;
         }
         header.patches = patches;
         header.generation += 1;

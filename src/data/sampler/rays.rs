@@ -168,13 +168,7 @@ impl Sampler {
         let SamplerHeader { config, counters, .. } = &self.header;
         let num_even = self.num_even(uniform_share);
         let by_error = map.draw_host(config.batch_size - num_even, 0.0, config.seed, counters.step)?.indices;
-        let mean = map.mean();
-        let total = mean * map.len() as f64;
-        let uniform = 1.0 / map.len() as f64;
-        // The mean is that of the draw's 22-bit masses, and a little below that of the values.
-        let share = |entry: u32| (value_of(map, entry, mean) / total).min(1.0);
-        let of_entry = |entry: u32| if total > 0.0 { share(entry) } else { uniform };
-        Ok(self.mixed(&by_error, num_even, uniform_share, of_entry))
+        Ok(self.mixed(&by_error, num_even, uniform_share, map.probability(0.0)))
     }
 
     fn by_pool(&self, map: &ErrorMap, pool: f64) -> Chosen {

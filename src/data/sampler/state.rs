@@ -14,6 +14,8 @@ use crate::data::patches::Patches;
 use crate::ops::ErrorMap;
 use crate::{Error, Result};
 
+/// More than any run counts, and little enough to go on counting from.
+const MOST_COUNTED: u64 = 1 << 48;
 /// The names of the tensors of [`Sampler::state`].
 const MAP_TENSOR: &str = "error_map";
 const IN_USE_TENSOR: &str = "in_use";
@@ -74,6 +76,12 @@ impl Sampler {
         };
         let patches = Patches::new(&shapes, header.config.map_patch(), in_use.as_ref())?;
         let mut header = SamplerHeader { patches, ..header };
+        let Counters { step, epoch_position, fallbacks, .. } = header.counters;
+        for (field, value) in [("step", step), ("epoch_position", epoch_position), ("fallbacks", fallbacks)] {
+            if value > MOST_COUNTED {
+                return Err(Error::config(format!("sampler.{field}"), "at most 2^48", value.to_string()));
+            }
+        }
         if !header.config.strategy.keeps_map() {
             return Ok(Self { header, map: None });
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failure {
-    /// All errors of the map are 0 and nothing is drawn evenly: there is nothing to be in proportion to.
+    /// All errors of the map are 0 (below `cap / 2^22`, as fine as a draw sees) and nothing is drawn evenly: there is nothing to be in proportion to.
     ZeroMap,
     /// The map to go on with was missing, of another kind or length, or held values that are not finite. With
     /// [`OnFailure::Uniform`](super::OnFailure::Uniform) a new one is begun, of which nothing is known.

@@ -254,6 +254,13 @@ impl ErrorMap {
         Tensor::from_vec(pmf, self.len(), &Device::Cpu)
     }
 
+    /// The probability with which [`ErrorMap::draw`] would now pick an entry.
+    pub(crate) fn probability(&self, uniform_fraction: f64) -> impl Fn(u32) -> f64 + Sync + '_ {
+        let (masses, Totals { visited_mass, unvisited }) = (self.masses(uniform_fraction), self.totals());
+        let total = (visited_mass + unvisited * masses.prior + self.len as u64 * masses.uniform) as f64;
+        move |entry| masses.entry(entry as usize) as f64 / total
+    }
+
     fn totals(&self) -> Totals {
         sums::totals(&self.blocks)
     }
