@@ -19,10 +19,9 @@ use candle_radfoam::rng::{Rng, Stream};
 use clap::Parser;
 use support::{picture, plot};
 
-/// Pixels a step, steps, and steps between two looks at the whole picture.
+/// Pixels a step, and looks at the whole picture in all.
 const BATCH: usize = 2048;
-const STEPS: u64 = 600;
-const LOOK_EVERY: u64 = 30;
+const LOOKS: u64 = 20;
 /// The longer side of the picture; a photograph is reduced to it.
 const SIDE: u32 = 192;
 /// Sines and cosines of as many random waves, with this many periods across the picture (Tancik et al., "Fourier
@@ -41,6 +40,9 @@ struct Args {
     /// Folder for the results.
     #[arg(long, default_value = "runs/ops")]
     out: PathBuf,
+    /// Steps of each of the three runs.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
 }
 
 fn main() -> Result<()> {
@@ -55,8 +57,8 @@ fn main() -> Result<()> {
     for (name, exponent) in
         [("uniform", None), ("error-weighted", Some(0.0)), ("error-weighted, with weights", Some(1.0))]
     {
-        let (points, learned) = learn(&truth, exponent, &device)?;
-        println!("  {name}: {:.2} dB after {} samples", points[points.len() - 1].1, STEPS * BATCH as u64);
+        let (points, learned) = learn(&truth, exponent, args.steps, &device)?;
+        println!("  {name}: {:.2} dB after {} samples", points[points.len() - 1].1, args.steps * BATCH as u64);
         curves.push(plot::Series { name: name.into(), points });
         pictures.push(truth.show(&learned)?);
     }
@@ -172,15 +174,15 @@ impl Network {
 
 /// Learns the picture: `(samples, PSNR in dB)` on the way, and the picture as learned. With an exponent pixels are
 /// drawn by error and their losses weighted by `(1 / (N p))^exponent`; without one they are drawn evenly.
-fn learn(truth: &Picture, exponent: Option<f64>, device: &Device) -> Result<(Vec<(f64, f64)>, Tensor)> {
+fn learn(truth: &Picture, exponent: Option<f64>, steps: u64, device: &Device) -> Result<(Vec<(f64, f64)>, Tensor)> {
     let network = Network::new(device)?;
     let params = ParamsAdamW { lr: 5e-3, weight_decay: 0.0, ..Default::default() };
     let mut optimizer = AdamW::new(network.variables(), params)?;
     // A map that nobody tells anything is drawn from evenly.
     let mut map = ErrorMap::new(truth.len(), ErrorMapSettings::default())?;
     let mut points = Vec::new();
-    for step in 0..=STEPS {
-        if step % LOOK_EVERY == 0 {
+    for step in 0..=steps {
+        if step % steps.div_ceil(LOOKS) == 0 || step == steps {
             let error = (network.forward(&truth.features)? - &truth.colors)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
             points.push(((step * BATCH as u64) as f64, -10.0 * f64::from(error).log10()));
         }

@@ -157,7 +157,8 @@ fn a_batch_that_is_put_back_comes_again() -> Result<()> {
 fn only_the_last_batch_is_put_back() -> Result<()> {
     for lag in [0, 1] {
         let mut loader = Loader::new(pixels(20, false), config(Strategy::ErrorWeighted, lag))?;
-        let mut other = Loader::new(pixels(20, false), SamplerConfig { seed: 4, ..config(Strategy::ErrorWeighted, lag) })?;
+        let mut other =
+            Loader::new(pixels(20, false), SamplerConfig { seed: 4, ..config(Strategy::ErrorWeighted, lag) })?;
         run(&mut other, 3)?;
         let (first, second) = (loader.next_batch()?, loader.next_batch()?);
         let expected = drawn(&second);
