@@ -280,6 +280,13 @@ fn masks_of_both_senses() {
     }
     assert!(dataset.train[2].mask.is_none() && dataset.test[0].mask.is_none());
     assert_eq!((dataset.num_masked, dataset.num_outside_lens), (24, 0));
+    // A mask has other endings too, and may be listed with the path of another machine, or not at all.
+    for (listed, masked) in [("masks/one", true), ("masks/one.jpg", true), ("/other/one.png", true), ("", false)] {
+        edit(folder.path(), |file| file["frames"][1]["mask_path"] = json!(listed));
+        let again = load(folder.path(), &LoadOptions::default()).unwrap();
+        assert!(again.skipped.is_empty() && again.train[0].mask.is_some() == masked, "{listed}: {:?}", again.skipped);
+    }
+    edit(folder.path(), |file| file["frames"][1]["mask_path"] = json!("masks/one.png"));
     let pixels = Pixels::new(&dataset.train).unwrap();
     assert_eq!(pixels.in_use().unwrap().count(), 2 * 36 + 48);
     assert!(pixels.batch(&[0]).is_err() && pixels.batch(&[2, 50, 96]).is_ok());

@@ -196,6 +196,11 @@ pub(super) fn same_aspect(a: [f64; 2], b: [f64; 2]) -> bool {
     (b[0] / a[0] / (b[1] / a[1]) - 1.0).abs() <= ASPECT_TOLERANCE
 }
 
+/// Whether two paths lead to one file.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
+}
+
 /// A view as a capture lists it, its image not yet read.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::capture::{Capture, Focal, Format, Intrinsics, Listed};
+use super::capture::{Capture, Focal, Format, Intrinsics, Listed, same_file};
 use super::dataset::Skipped;
 use super::mask::MaskFile;
 use crate::camera::{Lens, Pose};
@@ -253,14 +253,12 @@ fn list(root: &Path, path: &Path, transforms: Transforms) -> Result<Capture> {
     }
     for frame in &transforms.frames {
         let name = clean(&frame.file_path);
-        let view = Lensed::intrinsics(&frame.lensed, &transforms.lensed)
-            .and_then(|intrinsics| Ok((intrinsics, frame.pose()?)));
+        let file = find_image(root, &name);
+        let view = Lensed::intrinsics(&frame.lensed, &transforms.lensed).and_then(|intrinsics| {
+            Ok((intrinsics, frame.pose()?, find_mask(root, &file, frame.mask_path.as_deref())?))
+        });
         match view {
-            Ok((intrinsics, pose)) => {
-                let file = find_image(root, &name);
-                let mask = find_mask(root, &file, frame.mask_path.as_deref());
-                capture.listed.push(Listed { name, file, mask, intrinsics, pose });
-            }
+            Ok((intrinsics, pose, mask)) => capture.listed.push(Listed { name, file, mask, intrinsics, pose }),
             Err(error) => capture.skipped.push(Skipped { name, reason: error.to_string() }),
         }
     }
@@ -318,7 +316,11 @@ fn file_name(path: &str) -> &str {
 /// paths of another machine) under its last part in `root` or `root`/images. The listed path if there is none.
 fn find_image(root: &Path, name: &str) -> PathBuf {
     let last = file_name(name);
-    let places = [root.join(name), root.join("images").join(last), root.join(last)];
+    find(&[root.join(name), root.join("images").join(last), root.join(last)])
+}
+
+/// The first of `places` that is a file, as it is or with another ending; the first of them if none is.
+fn find(places: &[PathBuf]) -> PathBuf {
     let candidates = |place: &PathBuf| {
         let known = place.extension().is_some_and(|ending| ENDINGS.iter().any(|e| ending.eq_ignore_ascii_case(e)));
         let stem = if known { place.with_extension("") } else { place.clone() };
@@ -328,15 +330,26 @@ fn find_image(root: &Path, name: &str) -> PathBuf {
         candidates
     };
     let found = places.iter().flat_map(candidates).find(|path| path.is_file());
-    found.unwrap_or_else(|| places[0].clone())
+    found.or_else(|| places.first().cloned()).unwrap_or_default()
 }
 
 /// The mask of the image `file`: the one that its frame lists, or instant-ngp's, which lies beside it unlisted.
-fn find_mask(root: &Path, file: &Path, listed: Option<&str>) -> Option<MaskFile> {
-    if let Some(name) = listed {
-        return Some(MaskFile::Keeps(find_image(root, &clean(name))));
+///
+/// A listed mask is not looked for where images are: a photograph of its name would hide whatever is black in it. Only
+/// for the absolute path of another machine there is another place, `root`/masks.
+fn find_mask(root: &Path, file: &Path, listed: Option<&str>) -> Result<Option<MaskFile>> {
+    if let Some(name) = listed.filter(|name| !name.is_empty()) {
+        let name = clean(name);
+        let absolute = name.starts_with('/') || name.as_bytes().get(1) == Some(&b':');
+        let mut places = vec![root.join(&name)];
+        places.extend(absolute.then(|| root.join("masks").join(file_name(&name))));
+        let mask = find(&places);
+        if same_file(&mask, file) {
+            return Err(Error::config("mask_path", "another file than the image", name));
+        }
+        return Ok(Some(MaskFile::Keeps(mask)));
     }
-    let stem = file.file_stem()?.to_string_lossy();
-    let beside = file.with_file_name(format!("dynamic_mask_{stem}.png"));
-    beside.is_file().then_some(MaskFile::Hides(beside))
+    let Some(stem) = file.file_stem() else { return Ok(None) };
+    let beside = file.with_file_name(format!("dynamic_mask_{}.png", stem.to_string_lossy()));
+    Ok(beside.is_file().then_some(MaskFile::Hides(beside)))
 }
