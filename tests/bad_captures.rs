@@ -166,6 +166,7 @@ fn cases() -> Vec<Case> {
         frame("a zero matrix", &["last row"], pose, json!(([[0.0; 4]; 4]))),
         frame("a zero rotation", &["rotation"], pose, json!(([[0.0; 4]; 3]))),
         frame("a projective last row", &["last row"], pose, matrix(|m| m[3] = [0.0, 0.0, 0.1, 1.0])),
+        frame("a last row that is off by 1e-5", &["last row"], pose, matrix(|m| m[3][3] += 1e-5)),
         frame("no pose", &["transform_matrix", "0 rows"], pose, Value::Null),
         frame("two rows", &["transform_matrix", "2 rows"], pose, json!(([[1.0, 0.0, 0.0, 0.0]; 2]))),
         frame("five rows", &["transform_matrix", "5 rows"], pose, json!(([[1.0, 0.0, 0.0, 0.0]; 5]))),
@@ -175,6 +176,15 @@ fn cases() -> Vec<Case> {
         frame("an unknown model", &["camera_model", "KANNALA"], "camera_model", json!("kannala")),
         frame("a width of 0", &["w, h"], "w", json!(0)),
         frame("a size of another aspect", &["aspect"], "w", json!(3)),
+        one("no focal length where the others have one", &["fl_x", "neither"], |folder| {
+            edit(folder, |file| {
+                file.as_object_mut().unwrap().remove("fl_x");
+                (file["frames"][0]["fl_x"], file["frames"][2]["fl_x"]) = (json!(7), json!(7));
+            });
+        }),
+        one("a file that is there twice", &["its file is that of 01"], |folder| {
+            edit(folder, |file| file["frames"][0]["file_path"] = json!("01"));
+        }),
         one("a name that is there twice", &["listed before"], |folder| {
             edit(folder, |file| {
                 let again = file["frames"][1].clone();
