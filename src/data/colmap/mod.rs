@@ -309,7 +309,7 @@ mod tests {
             assert!(mask().contains("mask: None"), "{}", mask());
             for place in places.iter().rev() {
                 write(place, "");
-                let expected = format!("mask: Some({:?})", folder.path().join(place));
+                let expected = format!("mask: Some(Keeps({:?}))", folder.path().join(place));
                 assert!(mask().contains(&expected), "{place}: {}", mask());
             }
         }
