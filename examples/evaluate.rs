@@ -134,7 +134,7 @@ fn print_table(evaluation: &Evaluation) {
 
 /// What needs no model: a foam that does not beat these has learned nothing.
 fn baselines(dataset: &Dataset, views: &[PosedView], background: [f32; 3]) -> Result<Vec<(&'static str, Evaluation)>> {
-    let mean = mean_color(&dataset.train, background);
+    let mean = mean_color(&dataset.train, background)?;
     let (mut by_mean, mut by_nearest) = (Vec::new(), Vec::new());
     for view in views.iter().filter_map(|posed| posed.view.as_ref()) {
         let (width, height) = (view.image.width, view.image.height);
@@ -152,13 +152,19 @@ fn baselines(dataset: &Dataset, views: &[PosedView], background: [f32; 3]) -> Re
     ])
 }
 
-fn mean_color(views: &[View], background: [f32; 3]) -> [f32; 3] {
+/// Of the pixels in use: what masks hide and what has no ray is scored nowhere.
+fn mean_color(views: &[View], background: [f32; 3]) -> Result<[f32; 3]> {
     let (mut sum, mut count) = ([0.0; 3], 0.0);
-    for color in views.iter().flat_map(|view| view.image.over(background)) {
-        sum = [0, 1, 2].map(|c| sum[c] + f64::from(color[c]));
-        count += 1.0;
+    for view in views {
+        let in_use = view.in_use()?;
+        for (pixel, color) in view.image.over(background).into_iter().enumerate() {
+            if in_use.as_ref().is_none_or(|in_use| in_use.get(pixel)) {
+                sum = [0, 1, 2].map(|c| sum[c] + f64::from(color[c]));
+                count += 1.0;
+            }
+        }
     }
-    sum.map(|s| (s / count) as f32)
+    Ok(sum.map(|s| (s / count) as f32))
 }
 
 /// How far a training view is from a camera: squared distance of the positions (of which the farthest is 1 from the

@@ -85,6 +85,16 @@ fn encoded(format: image::ImageFormat) -> Vec<u8> {
     bytes
 }
 
+/// A photograph of 200x150 pixels whose EXIF data begin with a whole JPEG.
+fn jpeg_with_thumbnail() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let picture = image::RgbImage::from_fn(200, 150, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Jpeg).unwrap();
+    let segment = [b"Exif\0\0", &encoded(image::ImageFormat::Jpeg)[..]].concat();
+    let length = (segment.len() as u16 + 2).to_be_bytes();
+    [&bytes[..2], &[0xff, 0xe1], &length, &segment, &bytes[2..]].concat()
+}
+
 fn half(bytes: Vec<u8>) -> Vec<u8> {
     bytes[..bytes.len() / 2].to_vec()
 }
@@ -105,6 +115,7 @@ fn cases() -> Vec<Case> {
         // Images.
         cut("a PNG cut in half", encoded(Png)),
         picture("a JPEG cut in its header", &["01.png"], encoded(Jpeg)[..40].to_vec()),
+        picture("a JPEG cut in half", &["01.png", "pixels", "the end of the file"], half(jpeg_with_thumbnail())),
         picture("a WebP cut in half", &["01.png"], half(encoded(WebP))),
         picture("a TIFF cut in half", &["01.png"], half(encoded(Tiff))),
         picture("an empty image", &["01.png", "empty file"], ""),
@@ -134,6 +145,13 @@ fn cases() -> Vec<Case> {
         // Masks.
         frame("a mask that is not there", &["nowhere.png"], "mask_path", json!("nowhere.png")),
         frame("a mask that is no image", &["transforms.json", "PNG"], "mask_path", json!("transforms.json")),
+        // The photograph of the same name is no mask, nor is one that is listed as both.
+        one("a missing mask of the image's name", &["masks", "01.png"], |folder| {
+            fs::create_dir(folder.join("images")).unwrap();
+            fs::rename(folder.join("01.png"), folder.join("images/01.png")).unwrap();
+            edit(folder, |file| file["frames"][1]["mask_path"] = json!("masks/01.png"));
+        }),
+        frame("a mask that is the image", &["mask_path", "01.png"], "mask_path", json!("./01.png")),
         one("a mask of another aspect", &["mask.png", "aspect", "6x8"], |folder| {
             write_png(&folder.join("mask.png"), 6, 8);
             edit(folder, |file| file["frames"][1]["mask_path"] = json!("mask.png"));
@@ -148,6 +166,7 @@ fn cases() -> Vec<Case> {
         frame("a zero matrix", &["last row"], pose, json!(([[0.0; 4]; 4]))),
         frame("a zero rotation", &["rotation"], pose, json!(([[0.0; 4]; 3]))),
         frame("a projective last row", &["last row"], pose, matrix(|m| m[3] = [0.0, 0.0, 0.1, 1.0])),
+        frame("a last row that is off by 1e-5", &["last row"], pose, matrix(|m| m[3][3] += 1e-5)),
         frame("no pose", &["transform_matrix", "0 rows"], pose, Value::Null),
         frame("two rows", &["transform_matrix", "2 rows"], pose, json!(([[1.0, 0.0, 0.0, 0.0]; 2]))),
         frame("five rows", &["transform_matrix", "5 rows"], pose, json!(([[1.0, 0.0, 0.0, 0.0]; 5]))),
@@ -157,6 +176,15 @@ fn cases() -> Vec<Case> {
         frame("an unknown model", &["camera_model", "KANNALA"], "camera_model", json!("kannala")),
         frame("a width of 0", &["w, h"], "w", json!(0)),
         frame("a size of another aspect", &["aspect"], "w", json!(3)),
+        one("no focal length where the others have one", &["fl_x", "neither"], |folder| {
+            edit(folder, |file| {
+                file.as_object_mut().unwrap().remove("fl_x");
+                (file["frames"][0]["fl_x"], file["frames"][2]["fl_x"]) = (json!(7), json!(7));
+            });
+        }),
+        one("a file that is there twice", &["its file is that of 01"], |folder| {
+            edit(folder, |file| file["frames"][0]["file_path"] = json!("01"));
+        }),
         one("a name that is there twice", &["listed before"], |folder| {
             edit(folder, |file| {
                 let again = file["frames"][1].clone();
@@ -308,6 +336,22 @@ fn changed_pictures_do_not_panic() {
             }
         }
     }
+}
+
+/// A JPEG is whole if its own end is there, whatever thumbnail it has and whatever follows.
+#[test]
+fn whole_jpegs_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let whole = jpeg_with_thumbnail();
+    let mut padded = whole.clone();
+    padded.extend([0; 100]);
+    for bytes in [&whole, &padded] {
+        fs::write(&path, bytes).unwrap();
+        Image::open(&path, |w, h| Ok((w, h))).unwrap();
+    }
+    fs::write(&path, &whole[..whole.len() - 2]).unwrap();
+    assert!(Image::open(&path, |w, h| Ok((w, h))).unwrap_err().to_string().contains("the end of the file"));
 }
 
 /// The same of the files that describe a capture.

@@ -51,6 +51,8 @@ fn intrinsics_at_the_top_or_in_each_frame() {
         // For a size that is twice the file's.
         (json!({ "fl_x": 14.0, "cx": 9.0, "cy": 6.0, "w": 16, "h": 12 }), [7.0, 7.0, 4.5, 3.0], Lens::Pinhole),
         (json!({ "fl_x": 7.0, "fl_y": 6.0, "cx": 4.5, "cy": 2.5 }), [7.0, 6.0, 4.5, 2.5], Lens::Pinhole),
+        (json!({ "fl_x": 7.0, "cx": 4.5 }), [7.0, 7.0, 4.5, 3.0], Lens::Pinhole),
+        (json!({ "fl_x": 7.0, "cy": 2.5 }), [7.0, 7.0, 4.0, 2.5], Lens::Pinhole),
         (json!({ "fl_y": 6.0 }), [6.0, 6.0, 4.0, 3.0], Lens::Pinhole),
         (
             json!({ "fl_x": 7.0, "camera_model": "OPENCV", "k1": 0.1, "k2": 0.02, "p1": 0.003, "p2": 0.004 }),
@@ -59,6 +61,12 @@ fn intrinsics_at_the_top_or_in_each_frame() {
         ),
         (
             json!({ "fl_x": 7.0, "k1": 0.1, "k2": 0.02, "k3": 0.005, "k4": 0.006, "p1": 0.003, "p2": 0.004 }),
+            [7.0, 7.0, 4.0, 3.0],
+            brown(0.1, 0.02, 0.005, 0.006, 0.003, 0.004),
+        ),
+        // The list goes before the single ones.
+        (
+            json!({ "fl_x": 7.0, "k1": 9.0, "distortion_params": [0.1, 0.02, 0.005, 0.006, 0.003, 0.004] }),
             [7.0, 7.0, 4.0, 3.0],
             brown(0.1, 0.02, 0.005, 0.006, 0.003, 0.004),
         ),
@@ -109,6 +117,16 @@ fn intrinsics_at_the_top_or_in_each_frame() {
     write_capture(folder.path(), 2, 1.0, 0.0, simple(7.0));
     edit(folder.path(), |file| file["frames"][1]["fl_x"] = json!(5.0));
     assert_eq!(load(folder.path(), &LoadOptions::default()).unwrap().train[0].camera.fx, 5.0);
+    // And nothing of the file's focal lengths is added to it. What single precision leaves in the last row is no harm.
+    edit(folder.path(), |file| {
+        file["fl_y"] = json!(6.0);
+        let frame = file["frames"][1].as_object_mut().unwrap();
+        frame.remove("fl_x");
+        frame.insert("camera_angle_x".into(), json!(1.0));
+        frame["transform_matrix"][3] = json!([1e-8, 0.0, -1e-8, 1.0000001]);
+    });
+    let camera = load(folder.path(), &LoadOptions::default()).unwrap().train[0].camera;
+    assert!((camera.fx - half).abs() < 1e-12 && camera.fy == camera.fx, "{camera:?}");
 }
 
 #[test]
@@ -128,6 +146,10 @@ fn intrinsics_that_are_none() {
         (json!({ "fl_x": 7.0, "camera_model": "ORTHOPHOTO" }), "ORTHOPHOTO"),
         (json!({ "fl_x": 7.0, "camera_model": "" }), "camera_model"),
         (json!({ "w": 8, "h": 6 }), "camera_angle_x"),
+        (json!({ "fl_x": 7.0, "is_fisheye": true, "camera_model": "KANNALA" }), "KANNALA"),
+        (json!({ "fl_x": 7.0, "is_fisheye": true, "camera_model": "PINHOLE" }), "is_fisheye"),
+        (json!({ "fl_x": 7.0, "is_fisheye": true, "camera_model": "EQUIRECTANGULAR" }), "is_fisheye"),
+        (json!({ "fl_x": 7.0, "distortion_params": [0.1, 0.2] }), "distortion_params"),
     ];
     let mut failures = Vec::new();
     for (entries, expected) in cases {
@@ -139,13 +161,16 @@ fn intrinsics_that_are_none() {
             }
         }
     }
-    for lens in ["ftheta_p0", "latlong", "equirectangular", "orthographic"] {
+    let lenses = ["ftheta_p0", "latlong", "equirectangular", "orthographic"];
+    for lens in [&lenses[..], &["white_transparent", "black_transparent", "fisheye_crop_radius"]].concat() {
         let mut entries = simple(7.0);
         entries[lens] = json!(true);
         match first_camera(&entries, false) {
             Err(error) if error.contains(lens) => {}
             other => failures.push(format!("{lens}: {other:?}")),
         }
+        entries[lens] = json!(false);
+        failures.extend(first_camera(&entries, false).err());
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }
@@ -176,6 +201,36 @@ fn blender_splits() {
     // One of the files by itself.
     let (views, skipped) = list_views(folder.path().join("transforms_val.json"), Resize::None, None).unwrap();
     assert_eq!((views.len(), views[0].name.as_str(), skipped.len()), (1, "c", 0));
+}
+
+#[test]
+fn splits_of_nerfstudio() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |lists: &Value| {
+        let mut file = simple(7.0);
+        file.as_object_mut().unwrap().extend(lists.as_object().unwrap().clone());
+        write_capture(folder.path(), 4, 1.0, 0.0, file);
+        load(folder.path(), &LoadOptions::default()).map_err(|e| e.to_string())
+    };
+    let [a, b, c, d] = ["00.png", "01.png", "02.png", "03.png"];
+    // Lists; then what is trained on, held out, and left out.
+    let cases = [
+        (json!({ "train_filenames": [a, "./01.png"], "test_filenames": [c] }), vec![a, b], vec![c], vec![d]),
+        (json!({ "train_filenames": [a], "val_filenames": [b], "test_filenames": [c] }), vec![a], vec![c], vec![b, d]),
+        (json!({ "test_filenames": [a], "val_filenames": [b] }), vec![c, d], vec![a], vec![b]),
+        (json!({ "val_filenames": [b], "test_filenames": [] }), vec![a, c, d], vec![b], vec![]),
+        // No list is held out: every 8th of the list is.
+        (json!({ "train_filenames": [b, c] }), vec![c], vec![b], vec![a, d]),
+    ];
+    for (lists, train, test, skipped) in cases {
+        let dataset = write(&lists).unwrap();
+        let left_out: Vec<&str> = dataset.skipped.iter().map(|skipped| skipped.name.as_str()).collect();
+        assert_eq!((names(&dataset.train), names(&dataset.test), left_out), (train, test, skipped), "{lists}");
+    }
+    for field in ["train_filenames", "val_filenames", "test_filenames"] {
+        let error = write(&json!({ field: [a, "no.png"] })).unwrap_err();
+        assert!(["transforms.json", field, "no.png"].iter().all(|part| error.contains(part)), "{error}");
+    }
 }
 
 /// nerfstudio writes poses and points after its transform, which says how to go back.
@@ -280,6 +335,13 @@ fn masks_of_both_senses() {
     }
     assert!(dataset.train[2].mask.is_none() && dataset.test[0].mask.is_none());
     assert_eq!((dataset.num_masked, dataset.num_outside_lens), (24, 0));
+    // A mask has other endings too, and may be listed with the path of another machine, or not at all.
+    for (listed, masked) in [("masks/one", true), ("masks/one.jpg", true), ("/other/one.png", true), ("", false)] {
+        edit(folder.path(), |file| file["frames"][1]["mask_path"] = json!(listed));
+        let again = load(folder.path(), &LoadOptions::default()).unwrap();
+        assert!(again.skipped.is_empty() && again.train[0].mask.is_some() == masked, "{listed}: {:?}", again.skipped);
+    }
+    edit(folder.path(), |file| file["frames"][1]["mask_path"] = json!("masks/one.png"));
     let pixels = Pixels::new(&dataset.train).unwrap();
     assert_eq!(pixels.in_use().unwrap().count(), 2 * 36 + 48);
     assert!(pixels.batch(&[0]).is_err() && pixels.batch(&[2, 50, 96]).is_ok());

@@ -10,6 +10,9 @@ const ROTATION_TOLERANCE: f64 = 1e-3;
 /// How far a quaternion's length may be from 1. COLMAP writes them normalised, in double precision.
 const QUATERNION_TOLERANCE: f64 = 1e-2;
 
+/// How far the last row may be from `[0, 0, 0, 1]`: what arithmetic in single precision leaves.
+const LAST_ROW_TOLERANCE: f64 = 1e-6;
+
 /// A rigid pose: `world = rotation * camera + position`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Pose {
@@ -56,9 +59,11 @@ impl Pose {
     ///
     /// # Errors
     ///
-    /// Like [`Pose::new`], and if the last row is not `[0, 0, 0, 1]`.
+    /// Like [`Pose::new`], and if the last row is not `[0, 0, 0, 1]` (within 1e-6).
     pub fn from_opengl(matrix: &[[f64; 4]; 4]) -> Result<Self> {
-        if matrix[3] != [0.0, 0.0, 0.0, 1.0] {
+        let off = matrix[3].iter().zip([0.0, 0.0, 0.0, 1.0]).map(|(a, b)| (a - b).abs());
+        // Not a number is not within it either.
+        if !off.into_iter().all(|off| off <= LAST_ROW_TOLERANCE) {
             let found = format!("{:?}", matrix[3]);
             return Err(Error::config("world_from_camera", "the last row [0, 0, 0, 1]", found));
         }

@@ -1,6 +1,6 @@
 //! What a folder was recognised as, and the views that its files list: the part of loading before any image is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +112,21 @@ pub(super) fn read(path: &Path) -> Result<Capture> {
     capture.listed = first;
     let reason = "a view of this name is listed before it";
     capture.skipped.extend(again.into_iter().map(|view| Skipped { name: view.name, reason: reason.into() }));
+    // Of one picture with two poses, one is wrong; and it must not be trained on and held out.
+    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for view in std::mem::take(&mut capture.listed) {
+        let file = view.file.canonicalize().ok().filter(|file| file.is_file());
+        match file.as_ref().and_then(|file| files.get(file)) {
+            Some(first) => {
+                let reason = format!("its file is that of {first}");
+                capture.skipped.push(Skipped { name: view.name, reason });
+            }
+            None => {
+                files.extend(file.map(|file| (file, view.name.clone())));
+                capture.listed.push(view);
+            }
+        }
+    }
     Ok(capture)
 }
 
@@ -119,9 +134,8 @@ fn read_folder(path: &Path) -> Result<Capture> {
     if let Some(folder) = colmap::find(path)? {
         let mut capture = colmap::read(path, folder)?;
         if let Some(names) = transforms::test_names(path)? {
-            let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_string();
-            let own = capture.listed.iter().map(|view| view.name.clone()).filter(|name| names.contains(&last(name)));
-            let own: BTreeSet<_> = own.collect();
+            let listed: Vec<&str> = capture.listed.iter().map(|view| view.name.as_str()).collect();
+            let own: BTreeSet<_> = names.iter().filter_map(|name| named(&listed, name)).collect();
             if !own.is_empty() {
                 capture.test = Some(own);
                 capture.layout += " and transforms_test.json";
@@ -137,6 +151,17 @@ fn read_folder(path: &Path) -> Result<Capture> {
             poses_bounds.npy";
         Error::file(path, "capture", expected, "none of them")
     })
+}
+
+/// The view of a reconstruction that another file calls `name`: the one of that name, which may lie below a folder that
+/// the reconstruction leaves out (`images/`); or else the only one whose last part is the same.
+fn named(listed: &[&str], name: &str) -> Option<String> {
+    let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_string();
+    let ends = |view: &&&str| name.strip_suffix(**view).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
+    let whole = listed.iter().filter(ends).max_by_key(|view| view.len());
+    let mut alike = listed.iter().filter(|view| last(view) == last(name));
+    let only = alike.next().filter(|_| alike.next().is_none());
+    whole.or(only).map(|view| view.to_string())
 }
 
 /// A focal length as a file gives it.
@@ -155,7 +180,8 @@ pub(super) enum Focal {
 pub(super) struct Intrinsics {
     pub size: Option<[f64; 2]>,
     pub focal: Focal,
-    pub center: Option<[f64; 2]>,
+    /// Along x and y, in pixels; the middle where a file does not say.
+    pub center: [Option<f64>; 2],
     pub lens: Lens,
 }
 
@@ -181,7 +207,7 @@ impl Intrinsics {
             }
             Focal::Sphere => [w / std::f64::consts::TAU, h / std::f64::consts::PI],
         };
-        let [cx, cy] = self.center.unwrap_or([0.5 * w, 0.5 * h]);
+        let [cx, cy] = [self.center[0].unwrap_or(0.5 * w), self.center[1].unwrap_or(0.5 * h)];
         let (sx, sy) = (f64::from(width) / w, f64::from(height) / h);
         let (fx, fy, cx, cy) = (fx * sx, fy * sy, cx * sx, cy * sy);
         let camera = Camera { width, height, fx, fy, cx, cy, lens: self.lens, world_from_camera: pose };
@@ -194,6 +220,11 @@ impl Intrinsics {
 pub(super) fn same_aspect(a: [f64; 2], b: [f64; 2]) -> bool {
     // Not a number, and thus false, for sizes of 0.
     (b[0] / a[0] / (b[1] / a[1]) - 1.0).abs() <= ASPECT_TOLERANCE
+}
+
+/// Whether two paths lead to one file.
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
 }
 
 /// A view as a capture lists it, its image not yet read.

@@ -163,10 +163,10 @@ pub struct Dataset {
 /// cores, each core holding one at a time, at most twice; the result does not depend on how many cores there are.
 /// What a capture lists and what cannot be used is left out by name, with the reason, in [`Dataset::skipped`]: images
 /// that are missing, broken, or of another shape than their camera; masks likewise, as training on what a mask should
-/// have hidden would go unnoticed; views of a name that was listed before.
+/// have hidden would go unnoticed; views of a name or a file that was listed before.
 ///
-/// Of the parts of a `transforms_{train,test,val}.json`, test is held out and val is left out; without test, val is
-/// held out. Poses are those of the files: what a tool says that it applied to them is in
+/// Of the parts of a `transforms_{train,test,val}.json`, and of nerfstudio's lists (`train_filenames`, and so on), test
+/// is held out and val is left out; without test, val is held out. Poses are those of the files: what a tool says that it applied to them is in
 /// [`Dataset::applied_transform`]. Pixels are taken as they are stored, except that an image whose size in the file
 /// contradicts its camera's is turned as its EXIF data says if that mends it. Depth images that a capture may list are
 /// neither read nor looked for, and shutters are taken to open for an instant.

@@ -51,6 +51,9 @@ pub(super) fn decode(
         return Err(Error::file(path, "size", format!("an image of at most {most} bytes"), found));
     }
     let turned = if !fits(width, height) && fits(height, width) { decoder.orientation().ok() } else { None };
+    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
+        return Err(Error::file(path, "pixels", "JPEG's end-of-image marker", "the end of the file before it"));
+    }
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse("pixels", e.to_string()))?;
     if let Some(
         orientation @ (Orientation::Rotate90
@@ -66,4 +69,27 @@ pub(super) fn decode(
         return Err(Error::file(path, "pixels", "8 or 16 bits a channel", format!("{color:?}")));
     }
     Ok((picture, format))
+}
+
+/// Whether a JPEG file goes on to its end-of-image marker. The decoder does not ask: it fills with grey what is missing
+/// (ITU-T T.81, B.1.1: markers, and segments that say how long they are).
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    /// No marker after 0xff: a byte of data, the restart markers within it, and fill bytes.
+    const NONE: [u8; 10] = [0x00, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xff];
+    const START: u8 = 0xd8;
+    const END: u8 = 0xd9;
+    const TEMPORARY: u8 = 0x01;
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && !NONE.contains(&pair[1])) {
+        let marker = rest[at + 1];
+        rest = &rest[at + 2..];
+        match (marker, rest) {
+            (END, _) => return true,
+            (START | TEMPORARY, _) => {}
+            // A length counts itself. Skipping segments skips the thumbnails in them, which have ends of their own.
+            (_, &[high, low, ..]) => rest = rest.get(usize::from(u16::from_be_bytes([high, low]))..).unwrap_or(&[]),
+            _ => return false,
+        }
+    }
+    false
 }

@@ -84,7 +84,7 @@ pub(super) fn view(row: &[f64; COLUMNS]) -> Result<(Intrinsics, Pose, [f64; 3])>
     let (position, forward) = (pose.position, pose.forward());
     let landmark = [0, 1, 2].map(|i| position[i] + depth * forward[i]);
     let (size, focal) = (Some([width, height]), Focal::Pixels([focal, focal]));
-    Ok((Intrinsics { size, focal, center: None, lens: Lens::Pinhole }, pose, landmark))
+    Ok((Intrinsics { size, focal, center: [None; 2], lens: Lens::Pinhole }, pose, landmark))
 }
 
 /// The folder of images in `root`, and the names of the images in it, sorted.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::capture::{Capture, Focal, Format, Intrinsics, Listed};
+use super::capture::{Capture, Focal, Format, Intrinsics, Listed, same_file};
 use super::dataset::Skipped;
 use super::mask::MaskFile;
 use crate::camera::{Lens, Pose};
@@ -22,8 +22,19 @@ const PERSPECTIVE: [&str; 6] = ["PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "SIMPLE_R
 const FISHEYE: [&str; 4] = ["OPENCV_FISHEYE", "FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"];
 /// Longitude and latitude.
 const SPHERE: &str = "EQUIRECTANGULAR";
-/// Lenses of instant-ngp that are none of these.
-const OTHER_LENSES: [&str; 4] = ["ftheta_p0", "latlong", "equirectangular", "orthographic"];
+/// What is not supported and would be wrong to ignore: instant-ngp's lenses that are none of these, its transparency of
+/// a colour, and nerfstudio's circle around the middle of a fisheye's image.
+const REFUSED: [&str; 7] = [
+    "ftheta_p0",
+    "latlong",
+    "equirectangular",
+    "orthographic",
+    "white_transparent",
+    "black_transparent",
+    "fisheye_crop_radius",
+];
+/// nerfstudio's order of `distortion_params`.
+const DISTORTION: [fn(&Lensed) -> Option<f64>; 6] = [|l| l.k1, |l| l.k2, |l| l.k3, |l| l.k4, |l| l.p1, |l| l.p2];
 /// Endings that are tried when a listed file is not there, as Blender's lists have none.
 const ENDINGS: [&str; 12] = ["png", "jpg", "jpeg", "webp", "tif", "tiff", "PNG", "JPG", "JPEG", "WEBP", "TIF", "TIFF"];
 /// Focal lengths that differ by more than this between the axes are a calibration that failed: not even anamorphic
@@ -51,6 +62,7 @@ struct Lensed {
     k4: Option<f64>,
     p1: Option<f64>,
     p2: Option<f64>,
+    distortion_params: Option<Vec<f64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +82,8 @@ struct Transforms {
     applied_transform: Option<Vec<[f64; 4]>>,
     applied_scale: Option<f64>,
     #[serde(default)]
+    train_filenames: Vec<String>,
+    #[serde(default)]
     val_filenames: Vec<String>,
     #[serde(default)]
     test_filenames: Vec<String>,
@@ -77,6 +91,9 @@ struct Transforms {
     latlong: Option<serde_json::Value>,
     equirectangular: Option<serde_json::Value>,
     orthographic: Option<serde_json::Value>,
+    white_transparent: Option<serde_json::Value>,
+    black_transparent: Option<serde_json::Value>,
+    fisheye_crop_radius: Option<serde_json::Value>,
     #[serde(flatten)]
     lensed: Lensed,
 }
@@ -87,10 +104,14 @@ impl Lensed {
         let value = |get: fn(&Self) -> Option<f64>| get(frame).or_else(|| get(top));
         let model = frame.camera_model.as_deref().or(top.camera_model.as_deref());
         let model = model.unwrap_or("PERSPECTIVE").to_ascii_uppercase();
-        let is_fisheye = frame.is_fisheye.or(top.is_fisheye) == Some(true) || FISHEYE.contains(&model.as_str());
-        if !is_fisheye && model != SPHERE && !PERSPECTIVE.contains(&model.as_str()) {
-            let known = [&PERSPECTIVE[..], &FISHEYE, &[SPHERE]].concat().join(", ");
-            return Err(Error::config("camera_model", known, model));
+        let says_fisheye = frame.is_fisheye.or(top.is_fisheye) == Some(true);
+        let is_fisheye = says_fisheye || FISHEYE.contains(&model.as_str());
+        let known = [&PERSPECTIVE[..], &FISHEYE, &[SPHERE]].concat();
+        if !known.contains(&model.as_str()) {
+            return Err(Error::config("camera_model", known.join(", "), model));
+        }
+        if says_fisheye && (model.ends_with("PINHOLE") || model == SPHERE) {
+            return Err(Error::config("camera_model", "one of a fisheye, as is_fisheye says", model));
         }
         let size = both(value(|l| l.w), value(|l| l.h));
         if let Some([w, h]) = size
@@ -98,8 +119,10 @@ impl Lensed {
         {
             return Err(Error::config("w, h", "a size in pixels", format!("{w}, {h}")));
         }
-        let center = both(value(|l| l.cx), value(|l| l.cy));
-        let (x, y, angle) = (value(|l| l.fl_x), value(|l| l.fl_y), value(|l| l.camera_angle_x));
+        let center = [value(|l| l.cx), value(|l| l.cy)];
+        // A frame's angle beside the file's pixels would be half of each.
+        let Self { fl_x: x, fl_y: y, camera_angle_x: angle, camera_angle_y: angle_y, .. } =
+            *if frame.has_focal() { frame } else { top };
         if model == SPHERE {
             // nerfstudio's focal lengths are pixels a half turn here, and a radian's are wanted.
             let focal = match x.or(y) {
@@ -112,7 +135,7 @@ impl Lensed {
         }
         let focal = match (x, y, angle) {
             (Some(x), y, _) | (None, y @ Some(x), None) => Focal::Pixels([x, y.unwrap_or(x)]),
-            (None, _, Some(x)) => Focal::Angles(x, value(|l| l.camera_angle_y)),
+            (None, _, Some(x)) => Focal::Angles(x, angle_y),
             (None, None, None) => return Err(Error::config("fl_x", "fl_x or camera_angle_x", "neither")),
         };
         match focal {
@@ -129,10 +152,9 @@ impl Lensed {
             }
             _ => {}
         }
-        let [k1, k2, k3, k4, p1, p2]: [fn(&Self) -> Option<f64>; 6] =
-            [|l| l.k1, |l| l.k2, |l| l.k3, |l| l.k4, |l| l.p1, |l| l.p2];
-        let radial = [k1, k2, k3, k4].map(|k| value(k).unwrap_or(0.0));
-        let tangential = [p1, p2].map(|p| value(p).unwrap_or(0.0));
+        let (own, shared) = (frame.distortion()?, top.distortion()?);
+        let [k1, k2, k3, k4, p1, p2] = [0, 1, 2, 3, 4, 5].map(|i| own[i].or(shared[i]).unwrap_or(0.0));
+        let (radial, tangential) = ([k1, k2, k3, k4], [p1, p2]);
         let lens = if model.ends_with("PINHOLE") {
             Lens::Pinhole
         } else if is_fisheye {
@@ -141,6 +163,22 @@ impl Lensed {
             Lens::brown(radial, tangential)
         };
         Ok(Intrinsics { size, focal, center, lens })
+    }
+
+    fn has_focal(&self) -> bool {
+        self.fl_x.or(self.fl_y).or(self.camera_angle_x).or(self.camera_angle_y).is_some()
+    }
+
+    /// The coefficients by the order of [`DISTORTION`], of `distortion_params` if it is there.
+    fn distortion(&self) -> Result<[Option<f64>; 6]> {
+        match self.distortion_params.as_deref() {
+            None => Ok(DISTORTION.map(|get| get(self))),
+            Some(&[k1, k2, k3, k4, p1, p2]) => Ok([k1, k2, k3, k4, p1, p2].map(Some)),
+            Some(other) => {
+                let expected = "6 numbers: k1, k2, k3, k4, p1, p2";
+                Err(Error::config("distortion_params", expected, other.len().to_string()))
+            }
+        }
     }
 }
 
@@ -186,14 +224,13 @@ pub(super) fn read_single(path: &Path) -> Result<Capture> {
     read_file(path.parent().unwrap_or(Path::new(".")), path)
 }
 
-/// The file names that `transforms_test.json` in `root` lists, without their folders, if there is such a file.
+/// The names that `transforms_test.json` in `root` lists, if there is such a file.
 pub(super) fn test_names(root: &Path) -> Result<Option<BTreeSet<String>>> {
     let path = root.join("transforms_test.json");
     if !path.is_file() {
         return Ok(None);
     }
-    let names = parse(&path)?.frames.into_iter().map(|frame| file_name(&frame.file_path).to_string());
-    Ok(Some(names.collect()))
+    Ok(Some(parse(&path)?.frames.into_iter().map(|frame| clean(&frame.file_path)).collect()))
 }
 
 fn parse(path: &Path) -> Result<Transforms> {
@@ -211,9 +248,12 @@ fn parse_bytes(path: &Path, bytes: &[u8]) -> Result<Transforms> {
         Error::file(path, format!("line {}, column {}", e.line(), e.column()), expected, found)
     })?;
     let Transforms { ftheta_p0, latlong, equirectangular, orthographic, .. } = &transforms;
-    for (name, lens) in OTHER_LENSES.into_iter().zip([ftheta_p0, latlong, equirectangular, orthographic]) {
-        if lens.as_ref().is_some_and(|lens| *lens != serde_json::Value::Bool(false)) {
-            return Err(Error::file(path, name, "a lens that is not of this kind", "one that is"));
+    let Transforms { white_transparent, black_transparent, fisheye_crop_radius, .. } = &transforms;
+    let lenses = [ftheta_p0, latlong, equirectangular, orthographic];
+    let others = [white_transparent, black_transparent, fisheye_crop_radius];
+    for (name, entry) in REFUSED.into_iter().zip(lenses.into_iter().chain(others)) {
+        if let Some(entry) = entry.as_ref().filter(|entry| **entry != serde_json::Value::Bool(false)) {
+            return Err(Error::file(path, name, "no such entry, which is not supported", entry.to_string()));
         }
     }
     Ok(transforms)
@@ -244,31 +284,56 @@ fn list(root: &Path, path: &Path, transforms: Transforms) -> Result<Capture> {
     let layout = file_name(&path.to_string_lossy()).into();
     let mut capture = Capture { format: Format::Transforms, layout, ..Capture::default() };
     // What is wrong at the top of the file is wrong for every frame, and is the file's error rather than a frame's.
-    let only_in_frames = transforms.frames.iter().all(|frame| {
-        let Lensed { camera_model, camera_angle_x, fl_x, fl_y, .. } = &frame.lensed;
-        camera_model.is_some() || camera_angle_x.or(*fl_x).or(*fl_y).is_some()
-    });
+    // But a focal length may be missing there where frames have their own: a frame without is that frame's matter.
+    let own = |frame: &Frame| frame.lensed.camera_model.is_some() || frame.lensed.has_focal();
+    let mut frames = transforms.frames.iter();
+    let only_in_frames = if transforms.lensed.has_focal() { frames.all(own) } else { frames.any(own) };
     if !only_in_frames {
         Lensed::intrinsics(&Lensed::default(), &transforms.lensed).map_err(|e| in_file(path, e))?;
     }
     for frame in &transforms.frames {
         let name = clean(&frame.file_path);
-        let view = Lensed::intrinsics(&frame.lensed, &transforms.lensed)
-            .and_then(|intrinsics| Ok((intrinsics, frame.pose()?)));
+        let file = find_image(root, &name);
+        let view = Lensed::intrinsics(&frame.lensed, &transforms.lensed).and_then(|intrinsics| {
+            Ok((intrinsics, frame.pose()?, find_mask(root, &file, frame.mask_path.as_deref())?))
+        });
         match view {
-            Ok((intrinsics, pose)) => {
-                let file = find_image(root, &name);
-                let mask = find_mask(root, &file, frame.mask_path.as_deref());
-                capture.listed.push(Listed { name, file, mask, intrinsics, pose });
-            }
+            Ok((intrinsics, pose, mask)) => capture.listed.push(Listed { name, file, mask, intrinsics, pose }),
             Err(error) => capture.skipped.push(Skipped { name, reason: error.to_string() }),
         }
     }
-    let held_out = [transforms.test_filenames, transforms.val_filenames].into_iter().find(|names| !names.is_empty());
-    capture.test = held_out.map(|names| names.iter().map(|name| clean(name)).collect());
+    split(path, &transforms, &mut capture)?;
     capture.applied_transform =
         applied(transforms.applied_transform.as_deref(), transforms.applied_scale).map_err(|e| in_file(path, e))?;
     Ok(capture)
+}
+
+/// Splits `capture` as nerfstudio's lists in `transforms` say. As with the files of three splits, test is held out if
+/// it is there, and val is left out then; with a list of train, so is what no list names.
+fn split(path: &Path, transforms: &Transforms, capture: &mut Capture) -> Result<()> {
+    let known: BTreeSet<String> = transforms.frames.iter().map(|frame| clean(&frame.file_path)).collect();
+    let set = |field: &str, names: &[String]| -> Result<Option<BTreeSet<String>>> {
+        let names: BTreeSet<String> = names.iter().map(|name| clean(name)).collect();
+        match names.difference(&known).next() {
+            Some(name) => Err(Error::file(path, field, "the file_path of a frame", name.clone())),
+            None => Ok((!names.is_empty()).then_some(names)),
+        }
+    };
+    let train = set("train_filenames", &transforms.train_filenames)?;
+    let val = set("val_filenames", &transforms.val_filenames)?;
+    let test = set("test_filenames", &transforms.test_filenames)?;
+    let (held_out, unused) = if test.is_some() { (test, val) } else { (val, None) };
+    let lists = |set: &Option<BTreeSet<String>>, name: &str| set.as_ref().is_some_and(|set| set.contains(name));
+    let uses = |name: &str| {
+        let listed = lists(&train, name) || lists(&held_out, name);
+        listed || (train.is_none() && !lists(&unused, name))
+    };
+    let (used, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut capture.listed).into_iter().partition(|v| uses(&v.name));
+    capture.listed = used;
+    let reason = "neither in train_filenames nor held out";
+    capture.skipped.extend(rest.into_iter().map(|view| Skipped { name: view.name, reason: reason.into() }));
+    capture.test = held_out;
+    Ok(())
 }
 
 /// Rows `[A | t]` of what was applied to the world of a reconstruction: nerfstudio's `applied_transform`, then its
@@ -318,7 +383,11 @@ fn file_name(path: &str) -> &str {
 /// paths of another machine) under its last part in `root` or `root`/images. The listed path if there is none.
 fn find_image(root: &Path, name: &str) -> PathBuf {
     let last = file_name(name);
-    let places = [root.join(name), root.join("images").join(last), root.join(last)];
+    find(&[root.join(name), root.join("images").join(last), root.join(last)])
+}
+
+/// The first of `places` that is a file, as it is or with another ending; the first of them if none is.
+fn find(places: &[PathBuf]) -> PathBuf {
     let candidates = |place: &PathBuf| {
         let known = place.extension().is_some_and(|ending| ENDINGS.iter().any(|e| ending.eq_ignore_ascii_case(e)));
         let stem = if known { place.with_extension("") } else { place.clone() };
@@ -328,15 +397,26 @@ fn find_image(root: &Path, name: &str) -> PathBuf {
         candidates
     };
     let found = places.iter().flat_map(candidates).find(|path| path.is_file());
-    found.unwrap_or_else(|| places[0].clone())
+    found.or_else(|| places.first().cloned()).unwrap_or_default()
 }
 
 /// The mask of the image `file`: the one that its frame lists, or instant-ngp's, which lies beside it unlisted.
-fn find_mask(root: &Path, file: &Path, listed: Option<&str>) -> Option<MaskFile> {
-    if let Some(name) = listed {
-        return Some(MaskFile::Keeps(find_image(root, &clean(name))));
+///
+/// A listed mask is not looked for where images are: a photograph of its name would hide whatever is black in it. Only
+/// for the absolute path of another machine there is another place, `root`/masks.
+fn find_mask(root: &Path, file: &Path, listed: Option<&str>) -> Result<Option<MaskFile>> {
+    if let Some(name) = listed.filter(|name| !name.is_empty()) {
+        let name = clean(name);
+        let absolute = name.starts_with('/') || name.as_bytes().get(1) == Some(&b':');
+        let mut places = vec![root.join(&name)];
+        places.extend(absolute.then(|| root.join("masks").join(file_name(&name))));
+        let mask = find(&places);
+        if same_file(&mask, file) {
+            return Err(Error::config("mask_path", "another file than the image", name));
+        }
+        return Ok(Some(MaskFile::Keeps(mask)));
     }
-    let stem = file.file_stem()?.to_string_lossy();
-    let beside = file.with_file_name(format!("dynamic_mask_{stem}.png"));
-    beside.is_file().then_some(MaskFile::Hides(beside))
+    let Some(stem) = file.file_stem() else { return Ok(None) };
+    let beside = file.with_file_name(format!("dynamic_mask_{}.png", stem.to_string_lossy()));
+    Ok(beside.is_file().then_some(MaskFile::Hides(beside)))
 }

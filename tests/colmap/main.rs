@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_radfoam::camera::Lens;
-use candle_radfoam::data::{LoadOptions, load};
+use candle_radfoam::data::{Format, LoadOptions, load, recognise};
 
 use model::{MODELS, Model, POSE, close, read, views, write, write_image};
 
@@ -81,6 +81,88 @@ fn places_and_kinds() {
     fs::remove_file(folder.path().join("images.txt")).unwrap();
     let error = views(folder.path()).unwrap_err().to_string();
     assert!(error.contains("images.bin"), "{error}");
+}
+
+/// Cameras alone are no capture where there is another one: a whole reconstruction, or other files.
+#[test]
+fn cameras_alone_beside_a_capture() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Model::small();
+    let mut other = small.clone();
+    other.cameras[0].4[0] = 99.0;
+    fs::create_dir_all(folder.path().join("sparse/0")).unwrap();
+    fs::write(folder.path().join("sparse/0/cameras.bin"), &other.binary()[0]).unwrap();
+    assert!(recognise(folder.path()).unwrap_err().to_string().contains("images.bin"));
+    for name in ["transforms.json", "transforms_train.json"] {
+        let path = folder.path().join(name);
+        fs::write(&path, r#"{"fl_x": 7, "w": 8, "h": 6, "frames": []}"#).unwrap();
+        assert_eq!(recognise(folder.path()).unwrap().format, Format::Transforms, "{name}");
+        fs::remove_file(path).unwrap();
+    }
+    write(folder.path(), "txt", &small.text());
+    fs::write(folder.path().join("transforms.json"), r#"{"frames": []}"#).unwrap();
+    assert_eq!(views(folder.path()).unwrap().0[0].camera.fx, 7.0);
+}
+
+#[test]
+fn models_that_are_not_read_are_refused_by_name() {
+    let names = ["SIMPLE_DIVISION", "DIVISION", "SIMPLE_FISHEYE", "FISHEYE", "EUCM", "EQUIRECTANGULAR"];
+    for (id, name) in (12_u32..).zip(names) {
+        let mut files = Model::small().binary();
+        files[0][12..16].copy_from_slice(&id.to_le_bytes());
+        let error = read("bin", &files).unwrap_err().to_string();
+        assert!(error.contains("camera 3: model") && error.ends_with(&format!("found {name}")), "{error}");
+    }
+}
+
+/// Views of another file's split are those of the whole name, or of a last part that only one has.
+#[test]
+fn splits_of_folders_with_the_same_names() {
+    let mut model = Model::small();
+    let names = ["left/a.png", "right/a.png", "left/b.png"];
+    model.images = names.into_iter().zip(1..).map(|(name, id)| (id, POSE, 3, name.as_bytes().to_vec(), 0)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("sparse/0"), "bin", &model.binary());
+    for (_, _, _, name, _) in &model.images {
+        write_image(&folder.path().join("images").join(String::from_utf8_lossy(name).as_ref()), 8, 6);
+    }
+    let cases = [
+        ("left/a.png", Some("left/a.png")),
+        ("./images/right/a.png", Some("right/a.png")),
+        ("elsewhere/b.png", Some("left/b.png")),
+        ("a.png", None),
+        ("elsewhere/a.png", None),
+    ];
+    for (listed, expected) in cases {
+        let split = format!(r#"{{"frames": [{{"file_path": "{listed}"}}]}}"#);
+        fs::write(folder.path().join("transforms_test.json"), split).unwrap();
+        assert_eq!(recognise(folder.path()).unwrap().has_split, expected.is_some(), "{listed}");
+        let dataset = load(folder.path(), &LoadOptions::default()).unwrap();
+        if let Some(expected) = expected {
+            let found: Vec<_> = dataset.test.iter().map(|view| view.name.as_str()).collect();
+            assert_eq!(found, [expected], "{listed}");
+        }
+    }
+}
+
+#[test]
+fn an_image_is_not_its_own_mask() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("photos/a.png");
+    let mut model = Model::small();
+    model.images.truncate(1);
+    model.images[0].3 = path.to_string_lossy().into_owned().into_bytes();
+    write(&folder.path().join("sparse/0"), "bin", &model.binary());
+    write_image(&path, 8, 6);
+    image::RgbImage::new(8, 6).save(&path).unwrap();
+    let masked = || load(folder.path(), &LoadOptions::default()).unwrap().num_masked;
+    assert_eq!(masked(), 0);
+    // Its mask is where masks are.
+    fs::create_dir(folder.path().join("masks")).unwrap();
+    image::GrayImage::from_fn(8, 6, |x, _| image::Luma([u8::from(x > 0)]))
+        .save(folder.path().join("masks/a.png"))
+        .unwrap();
+    assert_eq!(masked(), 6);
 }
 
 #[test]

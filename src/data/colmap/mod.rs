@@ -10,7 +10,7 @@ pub(super) mod text;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::capture::{Capture, Focal, Format, Intrinsics, Listed};
+use super::capture::{Capture, Focal, Format, Intrinsics, Listed, same_file};
 use super::dataset::Skipped;
 use super::mask::MaskFile;
 use crate::camera::{Camera, Lens, Pose};
@@ -18,7 +18,7 @@ use crate::exchange::{PointCloud, describe, is_lfs_pointer};
 use crate::{Error, Result};
 
 /// Names of COLMAP's camera models, by their id.
-const MODELS: [&str; 12] = [
+const MODELS: [&str; 18] = [
     "SIMPLE_PINHOLE",
     "PINHOLE",
     "SIMPLE_RADIAL",
@@ -31,6 +31,12 @@ const MODELS: [&str; 12] = [
     "RADIAL_FISHEYE",
     "THIN_PRISM_FISHEYE",
     "RAD_TAN_THIN_PRISM_FISHEYE",
+    "SIMPLE_DIVISION",
+    "DIVISION",
+    "SIMPLE_FISHEYE",
+    "FISHEYE",
+    "EUCM",
+    "EQUIRECTANGULAR",
 ];
 const SUPPORTED: &str = "SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, OPENCV_FISHEYE, FULL_OPENCV, \
     SIMPLE_RADIAL_FISHEYE, RADIAL_FISHEYE or THIN_PRISM_FISHEYE";
@@ -39,6 +45,8 @@ const SUPPORTED: &str = "SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV,
 const FOLDERS: [&str; 3] = ["sparse/0", "sparse", "."];
 /// The two kinds of files, the exact one first.
 const ENDINGS: [&str; 2] = ["bin", "txt"];
+/// Files of captures of other kinds.
+const OTHERS: [&str; 3] = ["transforms_train.json", "transforms.json", "poses_bounds.npy"];
 /// What is appended to the names of the folders of images and masks, the largest size first.
 const SIZES: [&str; 4] = ["", "_2", "_4", "_8"];
 
@@ -72,14 +80,23 @@ fn file(folder: &Path, name: &str, ending: &str) -> PathBuf {
 
 /// The ending of the reconstruction's files in `folder`: of cameras and images, or else of whichever is there.
 fn ending(folder: &Path) -> Option<&'static str> {
-    let holds = |name: &str, ending: &str| present(&file(folder, name, ending));
-    let both = ENDINGS.into_iter().find(|ending| holds("cameras", ending) && holds("images", ending));
-    both.or_else(|| ENDINGS.into_iter().find(|ending| holds("cameras", ending)))
+    whole(folder).or_else(|| ENDINGS.into_iter().find(|ending| present(&file(folder, "cameras", ending))))
 }
 
-/// The folder of `root` that holds a reconstruction.
+/// The ending of the cameras and the images in `folder`, if it holds both.
+fn whole(folder: &Path) -> Option<&'static str> {
+    let holds = |name: &str, ending: &str| present(&file(folder, name, ending));
+    ENDINGS.into_iter().find(|ending| holds("cameras", ending) && holds("images", ending))
+}
+
+/// The folder of `root` that holds a reconstruction: cameras and images, or if there is no capture of another kind,
+/// cameras alone, of which the reader says what they lack.
 pub(super) fn find(root: &Path) -> Result<Option<&'static str>> {
-    Ok(FOLDERS.into_iter().find(|folder| ending(&root.join(folder)).is_some()))
+    let first = |holds: fn(&Path) -> Option<&'static str>| {
+        FOLDERS.into_iter().find(|folder| holds(&root.join(folder)).is_some())
+    };
+    let other = OTHERS.into_iter().any(|name| root.join(name).is_file());
+    Ok(first(whole).or_else(|| first(ending).filter(|_| !other)))
 }
 
 /// Reads the reconstruction in `root`/`folder`, binary if it is there in both kinds.
@@ -161,11 +178,14 @@ fn list(
         let relative = relative(&raw);
         let places = [root.join(format!("images{size}")).join(&relative), root.join(&relative)];
         let file = places.iter().find(|place| place.is_file()).unwrap_or(&places[0]).clone();
+        // An absolute name would lead out of the folder of masks, to the image itself.
+        let last = relative.file_name().filter(|_| relative.has_root()).map(PathBuf::from);
+        let relative = last.unwrap_or(relative);
         let mut whole = relative.clone().into_os_string();
         whole.push(".png");
         let folders = [root.join(format!("masks{size}")), root.join("masks")];
         let named = |folder: &PathBuf| [folder.join(&whole), folder.join(relative.with_extension("png"))];
-        let mask = folders.iter().flat_map(named).find(|place| place.is_file());
+        let mask = folders.iter().flat_map(named).find(|place| place.is_file() && !same_file(place, &file));
         ids.insert(raw, id);
         let mask = mask.map(MaskFile::Keeps);
         listed.push(Listed { name, file, mask, intrinsics, pose });
@@ -239,7 +259,7 @@ fn intrinsics(path: &Path, id: u32, (name, count): Model, size: [u64; 2], parame
         other => other,
     })?;
     let size = [f64::from(width), f64::from(height)];
-    Ok(Intrinsics { size: Some(size), focal: Focal::Pixels(focal), center: Some(center), lens })
+    Ok(Intrinsics { size: Some(size), focal: Focal::Pixels(focal), center: center.map(Some), lens })
 }
 
 /// Enters a camera, the only one of its `id`.
