@@ -21,7 +21,7 @@ fn write(folder: &Path, ending: &str) {
     let frames: Vec<_> = (0..NUM_VIEWS)
         .map(|i| {
             let pixel = |x: u32, y: u32| {
-                let edge = if (x / 150 + y / 130 + i) % 3 == 0 { 60 } else { 0 };
+                let edge = if (x / 150 + y / 130 + i).is_multiple_of(3) { 60 } else { 0 };
                 let level = |a: u32| ((a / 12 + edge + noise(x, y)) % 256) as u8;
                 image::Rgb([level(x), level(y), level(x + y)])
             };
