@@ -32,7 +32,7 @@ const PENDING: &str = "pending.";
 /// # let camera = Camera {
 /// #     width: 8, height: 8, fx: 9.0, fy: 9.0, cx: 4.0, cy: 4.0, lens: Lens::Pinhole, world_from_camera: Pose::IDENTITY,
 /// # };
-/// # let views = [View { name: "one".into(), camera, image: Image::new(8, 8, 3, [255, 128, 0].repeat(64))? }];
+/// # let views = [View::new("one", camera, Image::new(8, 8, 3, [255, 128, 0].repeat(64))?)];
 /// let config = SamplerConfig { batch_size: 32, importance_exponent: 1.0, ..Default::default() };
 /// let mut loader = Loader::new(Pixels::new(&views)?, config)?;
 /// let color = Var::zeros(3, candle_core::DType::F32, &Device::Cpu)?;
