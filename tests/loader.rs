@@ -2,6 +2,8 @@
 
 #[path = "common/capture.rs"]
 mod capture;
+#[path = "common/strategies.rs"]
+mod strategies;
 
 use candle_core::{DType, Device, Tensor};
 use candle_radfoam::Result;
@@ -12,17 +14,7 @@ use candle_radfoam::data::{
 use candle_radfoam::train::TrainConfig;
 use capture::{bits, dataset, fingerprint, on_threads, trainer};
 use serde_json::Value;
-
-const STRATEGIES: [Strategy; 8] = [
-    Strategy::None,
-    Strategy::Uniform,
-    Strategy::Epoch,
-    Strategy::ErrorWeighted,
-    Strategy::Spatial { patch: 2 },
-    Strategy::TopK { pool: 0.2 },
-    Strategy::Mixed { error_fraction: 0.7 },
-    Strategy::Adaptive,
-];
+use strategies::STRATEGIES;
 
 /// Two views of the given size, and a lens whose field ends inside the first of them where `cut` says so.
 fn pixels(size: u32, cut: bool) -> Pixels {

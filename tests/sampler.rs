@@ -1,21 +1,14 @@
 //! Does the sampler draw what it says, learn where the error is, and go on where it stopped?
 
+#[path = "common/strategies.rs"]
+mod strategies;
+
 use candle_core::{DType, Device, Tensor};
 use candle_radfoam::{
     Result,
     data::{Bitmap, Draw, Failure, OnFailure, Sampler, SamplerConfig, Strategy},
 };
-
-const STRATEGIES: [Strategy; 8] = [
-    Strategy::None,
-    Strategy::Uniform,
-    Strategy::Epoch,
-    Strategy::ErrorWeighted,
-    Strategy::Spatial { patch: 2 },
-    Strategy::TopK { pool: 0.2 },
-    Strategy::Mixed { error_fraction: 0.7 },
-    Strategy::Adaptive,
-];
+use strategies::STRATEGIES;
 
 const SHAPES: [[u32; 2]; 3] = [[30, 41], [1, 1], [16, 24]];
 const NUM_RAYS: usize = 30 * 41 + 1 + 16 * 24;

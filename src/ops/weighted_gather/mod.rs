@@ -250,6 +250,7 @@ impl CustomOp3 for Gather {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad_table = self.grad_table(table, indices, Some(weights), grad)?;
+        // As above: no graph for the gradient of a gradient.
         let grad_weights = grad.contiguous()?.apply_op3_no_bwd(table, indices, &GradWeights)?;
         Ok((grad_table, None, Some(grad_weights)))
     }
