@@ -30,14 +30,13 @@ impl Leaf {
 
     #[inline(always)]
     pub fn word(self, value: f32) -> u32 {
-        if value.is_sign_negative() {
-            return 1 << GROUP_COUNT_SHIFT;
-        }
-        let mass = value * self.scale;
+        let mass = value.abs() * self.scale;
         // The minimum first: then the conversion needs no check of its range.
         let mass = if mass < FULL_MASS as f32 { mass } else { FULL_MASS as f32 };
-        // SAFETY: neither the value nor the scale is negative, so that this is a number in 0..=2^22.
-        unsafe { mass.to_int_unchecked::<i32>() as u32 }
+        // SAFETY: neither factor is negative, so that this is a number in 0..=2^22.
+        let mass = unsafe { mass.to_int_unchecked::<i32>() as u32 };
+        // Chosen last, without a branch: which entries were visited follows no pattern.
+        if value.is_sign_negative() { 1 << GROUP_COUNT_SHIFT } else { mass }
     }
 }
 

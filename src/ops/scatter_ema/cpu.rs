@@ -47,6 +47,8 @@ impl<T: Float> Ema<T> {
         match self.duplicates {
             Duplicates::Sequential => {
                 let rest = T::one() - self.decay;
+                // Both outcomes are computed and one is chosen: whether an entry was visited cannot be foreseen, and a
+                // wrong guess costs more than the whole update.
                 for (k, (&index, &value)) in indices.iter().zip(values).enumerate() {
                     if let Some(&ahead) = indices.get(k + AHEAD) {
                         entries.prefetch(ahead as usize - start);
@@ -56,7 +58,8 @@ impl<T: Float> Ema<T> {
                         let old = entries.get(at);
                         let first = old.is_sign_negative();
                         stats.first_visits += usize::from(first);
-                        entries.set(at, old, if first { value } else { self.decay * old + rest * value });
+                        let moved = self.decay * old + rest * value;
+                        entries.set(at, old, if first { value } else { moved });
                     }
                 }
             }
@@ -84,7 +87,7 @@ impl<T: Float> Ema<T> {
     /// What enters for `value`, counted; `None` where it must not enter.
     #[inline(always)]
     fn admit(self, value: T, stats: &mut ScatterStats) -> Option<T> {
-        if value > T::zero() && value <= self.cap && value < T::infinity() {
+        if value > T::zero() && value <= self.cap.min(T::max_value()) {
             return Some(value);
         }
         let (value, counted) = self.mend(value);
