@@ -43,7 +43,9 @@ def run_in_venv(args):
     python = args.venv / "bin" / "python"
     ready = args.venv / "ready"
     if not ready.exists():
-        venv.create(args.venv, with_pip=True)
+        # What an earlier run had to leave half-way is gone on with.
+        if not python.exists():
+            venv.create(args.venv, with_pip=True)
         pip = [python, "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "numpy"], check=True)
         index = ["--index-url", args.torch_index] if args.torch_index else []

@@ -2,7 +2,10 @@ use candle_core::WithDType;
 use num_traits::{AsPrimitive, Float};
 use rayon::prelude::*;
 
-use crate::ops::batch::{self, prefetch};
+use crate::ops::{
+    batch::{self, prefetch},
+    pages,
+};
 
 /// Batch rows a task handles.
 const TASK: usize = 4096;
@@ -50,7 +53,7 @@ fn collect_rows<T: Copy + Sync, O: Copy + Send, const WIDTH: usize>(
     indices: &[u32],
     row: impl Fn(usize, &[T; WIDTH]) -> [O; WIDTH] + Sync,
 ) -> Vec<O> {
-    let mut rows = Vec::with_capacity(indices.len());
+    let mut rows = pages::with_capacity(indices.len());
     let tasks = rows.spare_capacity_mut()[..indices.len()].par_chunks_mut(TASK);
     tasks.enumerate().for_each(|(task, rows)| {
         let start = task * TASK;
