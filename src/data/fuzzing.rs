@@ -1,5 +1,6 @@
 //! The parsers of this crate as functions of bytes, for `tests/fuzz`; there is no such module in an ordinary build.
 
+use std::io::Cursor;
 use std::path::Path;
 
 use super::colmap::{binary, text};
@@ -60,11 +61,11 @@ pub fn poses_bounds_npy(bytes: &[u8]) -> bool {
 
 /// A picture with its EXIF data, turned wherever that may be.
 pub fn picture(bytes: &[u8]) -> bool {
-    decode(path(), bytes, &|width, height| width < height).is_ok()
+    decode(path(), Cursor::new(bytes), &|width, height| width < height).is_ok()
 }
 
 /// A mask of a picture of 64x48 pixels, reduced to 20x15.
 pub fn mask(bytes: &[u8]) -> bool {
-    let mask = MaskFile::Keeps(path().to_path_buf()).parse(path(), bytes, [64, 48], [20, 15]);
+    let mask = MaskFile::Keeps(path().to_path_buf()).parse(path(), Cursor::new(bytes), [64, 48], [20, 15]);
     mask.is_ok_and(|mask| mask.len() == 300)
 }

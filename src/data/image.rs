@@ -46,6 +46,10 @@ impl Image {
     /// the area of each new pixel, from the file's full precision, and rounds to 8 bits once. An orientation in the
     /// file's EXIF data is not applied: it is the camera that says whether it should be, and there is none here.
     ///
+    /// A damaged file is refused where its format lets damage be seen: PNG has checksums, in TIFF and WebP the
+    /// compressed data must fit. JPEG has neither; its codes are counted, and a few bits that turned into others as
+    /// many and as long go unseen.
+    ///
     /// # Errors
     ///
     /// If the file cannot be read or is not an image that can be decoded, or `size` refuses.
@@ -59,10 +63,8 @@ impl Image {
         fits: &dyn Fn(u32, u32) -> bool,
         size: impl FnOnce(u32, u32) -> Result<(u32, u32)>,
     ) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let (picture, _) = decode(path, &bytes, fits)?;
-        // The file's bytes are no longer needed while the picture is reduced.
-        drop(bytes);
+        let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        let (picture, _) = decode(path, std::io::BufReader::new(file), fits)?;
         let from = (picture.width(), picture.height());
         let to = size(from.0, from.1)?;
         if to.0 == 0 || to.1 == 0 {

@@ -1,5 +1,6 @@
 //! Masks: pictures that say which pixels of another count.
 
+use std::io::{BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use ::image::{DynamicImage, ImageFormat};
@@ -29,13 +30,13 @@ impl MaskFile {
     /// than the image's file, as masks do that were made before or after reducing, but not another aspect ratio.
     pub fn read(&self, from: [u32; 2], to: [u32; 2]) -> Result<Bitmap> {
         let (Self::Keeps(path) | Self::Hides(path)) = self;
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        self.parse(path, &bytes, from, to)
+        let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        self.parse(path, BufReader::new(file), from, to)
     }
 
-    pub fn parse(&self, path: &Path, bytes: &[u8], from: [u32; 2], to: [u32; 2]) -> Result<Bitmap> {
+    pub fn parse(&self, path: &Path, file: impl BufRead + Seek, from: [u32; 2], to: [u32; 2]) -> Result<Bitmap> {
         let fits = |width, height| same_aspect(from.map(f64::from), [f64::from(width), f64::from(height)]);
-        let (picture, format) = decode(path, bytes, &fits)?;
+        let (picture, format) = decode(path, file, &fits)?;
         let size = [picture.width(), picture.height()];
         if !fits(size[0], size[1]) {
             let expected = format!("a mask of the aspect ratio of the image's {}x{}", from[0], from[1]);

@@ -19,6 +19,7 @@ mod cameras;
 mod capture;
 mod colmap;
 mod decode;
+mod jpeg;
 mod llff;
 mod loader;
 mod mask;
