@@ -15,6 +15,7 @@ use candle_radfoam::{
     ops::{ErrorMap, ErrorMapSettings, move_to_huge_pages, weighted_gather_many},
     rng::{Rng, Stream},
 };
+use rayon::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
 
 const ENTRIES: &str = "842400,10000000";
@@ -26,6 +27,8 @@ const REPEATS: usize = 9;
 /// What memory moves at a time.
 const LINE: f64 = 64.0;
 const COPY_BYTES: usize = 400_000_000;
+/// What a thread copies at a time.
+const COPY_PART: usize = 4_000_000;
 
 fn sizes(variable: &str, default: &str) -> Vec<usize> {
     let list = std::env::var(variable).unwrap_or(default.to_string());
@@ -71,7 +74,10 @@ fn copy_rate() -> f64 {
     let mut to = vec![0u8; COPY_BYTES];
     let mut costs = Vec::new();
     for _ in 0..=REPEATS {
-        measure(&mut costs, || to.copy_from_slice(black_box(&from)));
+        measure(&mut costs, || {
+            let parts = to.par_chunks_mut(COPY_PART).zip(black_box(&from).par_chunks(COPY_PART));
+            parts.for_each(|(to, from)| to.copy_from_slice(from));
+        });
         // Else nobody would read the copy, and it would not be made.
         black_box(&to);
     }

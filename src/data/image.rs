@@ -103,10 +103,11 @@ impl Image {
 
     /// [`Image::resized`] by reference, for a size that has pixels.
     pub(crate) fn reduced(&self, width: u32, height: u32) -> Self {
-        area((self.width, self.height), (width, height), self.channels, |row, out| {
-            let row = &self.data[row * out.len()..];
-            out.iter_mut().zip(row).for_each(|(out, &level)| *out = f32::from(level));
-        })
+        let (from, to) = ((self.width, self.height), (width, height));
+        match self.channels {
+            3 => area::<3>(from, to, |row, out| widen(&self.data, row, out)),
+            _ => area::<4>(from, to, |row, out| widen(&self.data, row, out)),
+        }
     }
 
     /// Pixel (`col`, `row`) as premultiplied red, green, blue and alpha in `[0, 1]`, or `None` outside the image.
@@ -164,24 +165,47 @@ impl Level for u16 {
 /// The image of size `to` of `levels` of size `from`, with `N` channels: grey or RGB, the last alpha if `N` is even.
 /// An alpha channel that says nothing is dropped. Nothing is copied at full size.
 fn from_levels<const N: usize, L: Level>(levels: &[L], from: (u32, u32), to: (u32, u32)) -> Image {
-    let row = |row: usize| levels[row * from.0 as usize * N..].chunks_exact(N);
+    let (pixels, _) = levels.as_chunks::<N>();
     // Where a grey pixel has its one level, a coloured one has three.
     let color = if N < 3 { [0, 0, 0] } else { [0, 1, 2] };
-    if N % 2 == 1 || levels.chunks_exact(N).all(|pixel| pixel[N - 1].is_most()) {
-        return area(from, to, 3, |at, out| {
-            for (out, pixel) in out.chunks_exact_mut(3).zip(row(at)) {
-                out.iter_mut().zip(color).for_each(|(out, channel)| *out = pixel[channel].wide() / WIDE_LEVEL);
-            }
-        });
+    if N % 2 == 1 || pixels.iter().all(|pixel| pixel[N - 1].is_most()) {
+        return map_area(pixels, from, to, |pixel| color.map(|channel| pixel[channel].wide() / WIDE_LEVEL));
     }
-    area(from, to, 4, |at, out| {
-        for (out, pixel) in out.chunks_exact_mut(4).zip(row(at)) {
-            let alpha = pixel[N - 1].wide() / WIDE_LEVEL;
-            out[3] = alpha;
-            let share = alpha / f32::from(u16::MAX);
-            out.iter_mut().zip(color).for_each(|(out, channel)| *out = pixel[channel].wide() * share);
-        }
+    map_area(pixels, from, to, |pixel| {
+        let alpha = pixel[N - 1].wide() / WIDE_LEVEL;
+        let share = alpha / f32::from(u16::MAX);
+        let [red, green, blue] = color.map(|channel| pixel[channel].wide() * share);
+        [red, green, blue, alpha]
     })
+}
+
+/// The image of size `to` of `pixels` of size `from`, each of which `levels` turns into levels of 0 to 255.
+fn map_area<P, const C: usize>(
+    pixels: &[P],
+    from: (u32, u32),
+    to: (u32, u32),
+    levels: impl Fn(&P) -> [f32; C],
+) -> Image {
+    if from == to {
+        let data = pixels.iter().flat_map(|pixel| levels(pixel).map(rounded)).collect();
+        return Image { width: to.0, height: to.1, channels: C, data };
+    }
+    let width = from.0 as usize;
+    area(from, to, |row, out| {
+        out.iter_mut().zip(&pixels[row * width..]).for_each(|(out, pixel)| *out = levels(pixel));
+    })
+}
+
+/// Row `row` of an image's levels.
+fn widen<const C: usize>(data: &[u8], row: usize, out: &mut [[f32; C]]) {
+    let row = &data[row * out.len() * C..];
+    out.as_flattened_mut().iter_mut().zip(row).for_each(|(out, &level)| *out = f32::from(level));
+}
+
+/// The nearest of the 256 levels.
+fn rounded(level: f32) -> u8 {
+    // `as` saturates: rounding errors beyond 255 do no harm.
+    (level + 0.5) as u8
 }
 
 /// The pixels of `from` that pixel `at` of `to` covers, in whole or in part.
@@ -200,26 +224,26 @@ fn coverage(at: usize, from: usize, to: usize) -> (usize, Vec<f32>) {
 
 /// The image of size `to` whose pixels are the means, over their areas, of the image of size `from` whose rows
 /// `read(row, levels)` gives, on the scale of 0 to 255.
-fn area(from: (u32, u32), to: (u32, u32), channels: usize, read: impl Fn(usize, &mut [f32])) -> Image {
+fn area<const C: usize>(from: (u32, u32), to: (u32, u32), read: impl Fn(usize, &mut [[f32; C]])) -> Image {
     let [width, height, new_width, new_height] = [from.0, from.1, to.0, to.1].map(|v| v as usize);
     let columns: Vec<_> = (0..new_width).map(|col| coverage(col, width, new_width)).collect();
-    let mut data = Vec::with_capacity(new_width * new_height * channels);
-    let (mut levels, mut mean) = (vec![0.0; width * channels], vec![0.0; width * channels]);
+    let mut data = Vec::with_capacity(new_width * new_height * C);
+    let (mut levels, mut mean) = (vec![[0.0; C]; width], vec![[0.0; C]; width]);
     for row in 0..new_height {
         let (first, weights) = coverage(row, height, new_height);
-        mean.fill(0.0);
+        mean.fill([0.0; C]);
         for (i, weight) in weights.into_iter().enumerate() {
             read(first + i, &mut levels);
-            mean.iter_mut().zip(&levels).for_each(|(mean, level)| *mean += weight * level);
+            let pairs = mean.as_flattened_mut().iter_mut().zip(levels.as_flattened());
+            pairs.for_each(|(mean, level)| *mean += weight * level);
         }
-        for (first, weights) in &columns {
-            let mut pixel = [0.0; 4];
-            for (weight, levels) in weights.iter().zip(mean[first * channels..].chunks_exact(channels)) {
+        data.extend(columns.iter().flat_map(|(first, weights)| {
+            let mut pixel = [0.0; C];
+            for (weight, levels) in weights.iter().zip(&mean[*first..]) {
                 pixel.iter_mut().zip(levels).for_each(|(pixel, level)| *pixel += weight * level);
             }
-            // `as` saturates: rounding errors beyond 255 do no harm.
-            data.extend(pixel[..channels].iter().map(|level| level.round() as u8));
-        }
+            pixel.map(rounded)
+        }));
     }
-    Image { width: to.0, height: to.1, channels, data }
+    Image { width: to.0, height: to.1, channels: C, data }
 }
