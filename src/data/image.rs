@@ -187,8 +187,8 @@ fn map_area<P, const C: usize>(
     levels: impl Fn(&P) -> [f32; C],
 ) -> Image {
     if from == to {
-        let data = pixels.iter().flat_map(|pixel| levels(pixel).map(rounded)).collect();
-        return Image { width: to.0, height: to.1, channels: C, data };
+        let data: Vec<_> = pixels.iter().map(|pixel| levels(pixel).map(rounded)).collect();
+        return Image { width: to.0, height: to.1, channels: C, data: data.into_flattened() };
     }
     let width = from.0 as usize;
     area(from, to, |row, out| {
@@ -227,7 +227,7 @@ fn coverage(at: usize, from: usize, to: usize) -> (usize, Vec<f32>) {
 fn area<const C: usize>(from: (u32, u32), to: (u32, u32), read: impl Fn(usize, &mut [[f32; C]])) -> Image {
     let [width, height, new_width, new_height] = [from.0, from.1, to.0, to.1].map(|v| v as usize);
     let columns: Vec<_> = (0..new_width).map(|col| coverage(col, width, new_width)).collect();
-    let mut data = Vec::with_capacity(new_width * new_height * C);
+    let mut data = Vec::with_capacity(new_width * new_height);
     let (mut levels, mut mean) = (vec![[0.0; C]; width], vec![[0.0; C]; width]);
     for row in 0..new_height {
         let (first, weights) = coverage(row, height, new_height);
@@ -237,7 +237,7 @@ fn area<const C: usize>(from: (u32, u32), to: (u32, u32), read: impl Fn(usize, &
             let pairs = mean.as_flattened_mut().iter_mut().zip(levels.as_flattened());
             pairs.for_each(|(mean, level)| *mean += weight * level);
         }
-        data.extend(columns.iter().flat_map(|(first, weights)| {
+        data.extend(columns.iter().map(|(first, weights)| {
             let mut pixel = [0.0; C];
             for (weight, levels) in weights.iter().zip(&mean[*first..]) {
                 pixel.iter_mut().zip(levels).for_each(|(pixel, level)| *pixel += weight * level);
@@ -245,5 +245,5 @@ fn area<const C: usize>(from: (u32, u32), to: (u32, u32), read: impl Fn(usize, &
             pixel.map(rounded)
         }));
     }
-    Image { width: to.0, height: to.1, channels: C, data }
+    Image { width: to.0, height: to.1, channels: C, data: data.into_flattened() }
 }
