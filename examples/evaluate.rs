@@ -9,9 +9,9 @@ mod support;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candle_radfoam::data::{Dataset, Image, View};
 use candle_radfoam::train::{Background, Evaluation, ViewScore};
 use clap::Parser;
+use support::baseline::baselines;
 use support::checkpoint::{PosedView, Trained, file_stems, flat};
 use support::picture;
 
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
     }
     let evaluation = Evaluation { skipped, ..Evaluation::of(scores) };
     let baselines = match dataset.filter(|_| args.baselines) {
-        Some(dataset) => baselines(&dataset, &views, background)?,
+        Some(dataset) => baselines(&dataset.train, &views, background)?,
         None => Vec::new(),
     };
     if args.json {
@@ -130,47 +130,4 @@ fn print_table(evaluation: &Evaluation) {
     for ViewScore { name, psnr_db, ssim } in &evaluation.views {
         println!("{name:width$}  {psnr_db:7.2}  {ssim:.3}");
     }
-}
-
-/// What needs no model: a foam that does not beat these has learned nothing.
-fn baselines(dataset: &Dataset, views: &[PosedView], background: [f32; 3]) -> Result<Vec<(&'static str, Evaluation)>> {
-    let mean = mean_color(&dataset.train, background)?;
-    let (mut by_mean, mut by_nearest) = (Vec::new(), Vec::new());
-    for view in views.iter().filter_map(|posed| posed.view.as_ref()) {
-        let (width, height) = (view.image.width, view.image.height);
-        by_mean.extend(ViewScore::of(view, flat(&vec![mean; (width * height) as usize]), background)?);
-        let nearest =
-            dataset.train.iter().min_by(|a, b| distance(a, &view.camera).total_cmp(&distance(b, &view.camera)));
-        if let Some(nearest) = nearest {
-            let guess = Image::resized(nearest.image.clone(), width, height)?.over(background);
-            by_nearest.extend(ViewScore::of(view, flat(&guess), background)?);
-        }
-    }
-    Ok(vec![
-        ("mean colour of the training images", Evaluation::of(by_mean)),
-        ("nearest training image", Evaluation::of(by_nearest)),
-    ])
-}
-
-/// Of the pixels in use: what masks hide and what has no ray is scored nowhere.
-fn mean_color(views: &[View], background: [f32; 3]) -> Result<[f32; 3]> {
-    let (mut sum, mut count) = ([0.0; 3], 0.0);
-    for view in views {
-        let in_use = view.in_use()?;
-        for (pixel, color) in view.image.over(background).into_iter().enumerate() {
-            if in_use.as_ref().is_none_or(|in_use| in_use.get(pixel)) {
-                sum = [0, 1, 2].map(|c| sum[c] + f64::from(color[c]));
-                count += 1.0;
-            }
-        }
-    }
-    Ok(sum.map(|s| (s / count) as f32))
-}
-
-/// How far a training view is from a camera: squared distance of the positions (of which the farthest is 1 from the
-/// origin) plus that of the viewing directions.
-fn distance(view: &View, camera: &candle_radfoam::camera::Camera) -> f64 {
-    let squared = |a: [f64; 3], b: [f64; 3]| (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>();
-    let (a, b) = (&view.camera.world_from_camera, &camera.world_from_camera);
-    squared(a.position, b.position) + squared(a.forward(), b.forward())
 }

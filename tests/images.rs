@@ -293,3 +293,80 @@ fn lower_resolutions() {
     assert_eq!(dataset.resized(1000).unwrap().train[0].image.data.len(), 3);
     assert!(dataset.resized(0).is_err());
 }
+
+// ------------------------------------------------------------------------------------------------------ WebP
+
+/// A WebP file of chunks.
+fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+    let mut body = b"WEBP".to_vec();
+    for (name, data) in chunks {
+        body.extend([&name[..], &(data.len() as u32).to_le_bytes(), data].concat());
+        body.resize(body.len().next_multiple_of(2), 0);
+    }
+    [b"RIFF", &(body.len() as u32).to_le_bytes()[..], &body].concat()
+}
+
+/// Lossless data hold a fourth channel whether or not it counts; the file says, at one of two places.
+#[test]
+fn lossless_webp_has_the_alpha_that_its_header_says() {
+    const ALPHA: u8 = 0x10;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.webp");
+    let open = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        Image::open(&path, |w, h| Ok((w, h)))
+    };
+    let pixel = |x, y| image::Rgba([(20 * x) as u8, (40 * y) as u8, 90, (30 * x + 5) as u8]);
+    let rgba = image::RgbaImage::from_fn(8, 6, pixel);
+    let mut with = Vec::new();
+    rgba.write_to(&mut std::io::Cursor::new(&mut with), ImageFormat::WebP).unwrap();
+    assert_eq!((&with[12..16], with[24] & ALPHA), (&b"VP8L"[..], ALPHA));
+    let mut without = with.clone();
+    without[24] &= !ALPHA;
+    let [transparent, opaque] = [&with, &without].map(|bytes| open(bytes).unwrap());
+    let straight: Vec<u8> = rgba.pixels().flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    assert_eq!((transparent.channels, opaque.channels), (4, 3));
+    assert_eq!(opaque.data, straight);
+    let premultiplied = |i: usize| (f64::from(straight[i]) * f64::from(rgba.as_raw()[i / 3 * 4 + 3]) / 255.0).round();
+    (0..straight.len()).for_each(|i| assert_eq!(f64::from(transparent.data[i / 3 * 4 + i % 3]), premultiplied(i)));
+
+    // The extended format has flags and a size first, and other chunks before and after.
+    let extended = |flags: u8, simple: &[u8]| {
+        let header = [flags, 0, 0, 0, 7, 0, 0, 5, 0, 0];
+        let data = &simple[20..][..u32::from_le_bytes(simple[16..20].try_into().unwrap()) as usize];
+        riff(&[(b"VP8X", &header), (b"ODD ", b"odd"), (b"VP8L", data), (b"XMP ", b"<x/>")])
+    };
+    const XMP: u8 = 0x04;
+    for (flags, simple, expected) in
+        [(XMP, &without, &opaque), (XMP, &with, &opaque), (XMP | ALPHA, &with, &transparent)]
+    {
+        assert_eq!(open(&extended(flags, simple)).as_ref().ok(), Some(expected), "flags {flags:x}");
+    }
+    // Without a picture, of another size than its picture, or animated without a frame.
+    let header = [0, 0, 0, 0, 7, 0, 0, 5, 0, 0];
+    let mut wide = extended(0, &without);
+    wide[24] = 8;
+    for bytes in [riff(&[(b"VP8X", &header)]), riff(&[]), wide, extended(2, &without), b"RIFF\x04\0\0\0WEBP".to_vec()] {
+        let error = open(&bytes).unwrap_err().to_string();
+        assert!(error.contains("a.webp"), "{error}");
+    }
+}
+
+#[test]
+fn wide_levels_with_alpha() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.png");
+    let open = || Image::open(&path, |w, h| Ok((w, h))).unwrap();
+    type Rgba16 = image::ImageBuffer<image::Rgba<u16>, Vec<u16>>;
+    type GreyAlpha16 = image::ImageBuffer<image::LumaA<u16>, Vec<u16>>;
+    for format in [ImageFormat::Png, ImageFormat::Tiff] {
+        let half = vec![65535, 0, 25700, 32768, 514, 257, 0, 65535];
+        Rgba16::from_raw(2, 1, half).unwrap().save_with_format(&path, format).unwrap();
+        assert_eq!(open().data, [128, 0, 50, 128, 2, 1, 0, 255], "{format:?}");
+        let opaque = vec![65535, 0, 25700, 65535];
+        Rgba16::from_raw(1, 1, opaque).unwrap().save_with_format(&path, format).unwrap();
+        assert_eq!((open().channels, open().data), (3, vec![255, 0, 100]), "{format:?}");
+    }
+    GreyAlpha16::from_raw(2, 1, vec![51400, 32768, 51400, 0]).unwrap().save(&path).unwrap();
+    assert_eq!(open().data, [100, 100, 100, 128, 0, 0, 0, 0]);
+}

@@ -5,9 +5,12 @@ mod support;
 
 use std::fs;
 
+use candle_radfoam::camera::{Camera, Lens, Pose};
+use candle_radfoam::data::{Bitmap, Image, View};
 use image::Rgb;
 use serde_json::json;
-use support::checkpoint::{file_stems, parse_size};
+use support::baseline::{baselines, mean_color};
+use support::checkpoint::{PosedView, file_stems, parse_size};
 use support::folder::{Existing, JsonLines, RunFolder, write_json, write_text};
 use support::picture::{comparison, depth, enlarged, error_map, from_rgb, most_error, save, sheet};
 use support::plot::{Series, plot_curves};
@@ -167,4 +170,55 @@ fn lines_survive_a_crash_and_a_step_back() {
 
     write_json(&dir.path().join("a.json"), &json!({ "a": 1 })).expect("written");
     assert_eq!(fs::read_to_string(dir.path().join("a.json")).expect("text"), "{\n  \"a\": 1\n}\n");
+}
+
+/// A view of `side` x `side` pixels from (`x`, 0, 0), all of them of one premultiplied colour.
+fn plain(name: &str, x: f64, side: u32, pixel: &[u8]) -> View {
+    let (size, center) = (f64::from(side), 0.5 * f64::from(side));
+    let world_from_camera = Pose { position: [x, 0.0, 0.0], ..Pose::IDENTITY };
+    let (lens, cx, cy) = (Lens::Pinhole, center, center);
+    let camera = Camera { width: side, height: side, fx: size, fy: size, cx, cy, lens, world_from_camera };
+    let data = pixel.repeat((side * side) as usize);
+    View::new(name, camera, Image::new(side, side, pixel.len(), data).expect("an image"))
+}
+
+/// Pixels count once each, whichever view they are of; over the background; and only where they are in use.
+#[test]
+fn the_mean_colour_is_of_the_pixels_in_use() {
+    let close = |found: [f32; 3], expected: [f64; 3]| {
+        let off = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b / 255.0).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-6, "{found:?}, expected {expected:?} / 255");
+    };
+    // 4 pixels and 16.
+    let views = [plain("small", 0.0, 2, &[255, 0, 50]), plain("large", 1.0, 4, &[0, 100, 50])];
+    close(mean_color(&views, [0.0; 3]).expect("a colour"), [51.0, 80.0, 50.0]);
+    // Half covered, premultiplied: the background is what shows through.
+    let glass = [plain("glass", 0.0, 2, &[102, 51, 0, 102])];
+    close(mean_color(&glass, [0.0; 3]).expect("a colour"), [102.0, 51.0, 0.0]);
+    close(mean_color(&glass, [1.0, 1.0, 0.0]).expect("a colour"), [255.0, 204.0, 0.0]);
+    // A mask that leaves one pixel of a view's 16.
+    let mut masked = views;
+    masked[1].mask = Some(Bitmap::from_fn(16, |pixel| pixel == 5).expect("a mask"));
+    close(mean_color(&masked, [0.0; 3]).expect("a colour"), [204.0, 20.0, 50.0]);
+    // A lens that sees a part of the picture only: the rest is not black, it is nothing.
+    let mut fisheye = [plain("fisheye", 0.0, 40, &[9, 9, 9])];
+    fisheye[0].camera.lens = Lens::fisheye([0.0; 4], [0.0; 2]);
+    (fisheye[0].camera.fx, fisheye[0].camera.fy) = (4.0, 4.0);
+    let out_of_sight = fisheye[0].camera.pixels_without_ray();
+    assert!(!out_of_sight.is_empty() && out_of_sight.len() < 1600);
+    out_of_sight.iter().for_each(|&pixel| fisheye[0].image.data[3 * pixel as usize..][..3].fill(255));
+    close(mean_color(&fisheye, [1.0; 3]).expect("a colour"), [9.0; 3]);
+    masked.iter_mut().for_each(|view| view.mask = Bitmap::from_fn(view.image.data.len() / 3, |_| false).ok());
+    assert!(mean_color(&masked, [0.0; 3]).is_err(), "the mean of nothing");
+}
+
+/// The mean colour is as far off as it is by hand; of the nearest view, a copy is perfect.
+#[test]
+fn baselines_score_what_they_say() {
+    let train = [plain("far", 0.0, 16, &[0, 0, 0]), plain("near", 1.0, 16, &[100, 100, 100])];
+    let test = vec![PosedView::from(plain("test", 0.9, 16, &[100, 100, 100]))];
+    let scores = baselines(&train, &test, [1.0; 3]).expect("scores");
+    let expected = 20.0 * (255.0_f64 / 50.0).log10();
+    assert!((scores[0].1.psnr_db - expected).abs() < 1e-4, "{} dB, expected {expected}", scores[0].1.psnr_db);
+    assert!(scores[1].1.psnr_db > 90.0 && scores[1].1.ssim > 0.999, "{:?}", scores[1]);
 }

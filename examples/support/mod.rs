@@ -3,6 +3,7 @@
 // Each example is a program of its own, compiles all of this, and uses a part.
 #![allow(dead_code)]
 
+pub mod baseline;
 pub mod checkpoint;
 pub mod folder;
 pub mod picture;

@@ -160,7 +160,9 @@ pub struct Dataset {
 /// `poses_bounds.npy`) describes.
 ///
 /// What is recognised, see [`recognise`](super::recognise) and [`Format`](super::Format). Images are decoded on all
-/// cores, each core holding one at a time, at most twice; the result does not depend on how many cores there are.
+/// cores, each core holding one at a time, at most twice; the result does not depend on how many cores there are. Two
+/// decoders take more: that of a progressive JPEG holds 16 bits a coefficient, and that of a lossy WebP with alpha
+/// the alpha four times over.
 /// What a capture lists and what cannot be used is left out by name, with the reason, in [`Dataset::skipped`]: images
 /// that are missing, broken, or of another shape than their camera; masks likewise, as training on what a mask should
 /// have hidden would go unnoticed; views of a name or a file that was listed before.
