@@ -209,10 +209,12 @@ impl Walk {
         };
         for at in 0..num_units {
             let place = || format!("unit {at} of {num_units} in scan {}", self.scans);
-            if self.interval > 0 && at > 0 && at % self.interval == 0 {
-                if let Err(found) = bits.restart((at / self.interval - 1) % 8) {
-                    return Some(Err(format!("{found} before {}", place())));
-                }
+            if self.interval > 0
+                && at > 0
+                && at % self.interval == 0
+                && let Err(found) = bits.restart((at / self.interval - 1) % 8)
+            {
+                return Some(Err(format!("{found} before {}", place())));
             }
             if let Err(fault) = unit(&mut bits, at) {
                 let found = match fault {
