@@ -5,5 +5,6 @@
 
 pub mod checkpoint;
 pub mod folder;
+pub mod memory;
 pub mod picture;
 pub mod plot;
