@@ -208,6 +208,25 @@ fn a_folder_in_use_is_refused_until_the_run_is_killed() {
     assert!(said.contains("warning") && said.contains(&format!("resuming at step {step}")), "{said}");
 }
 
+/// What cannot be saved is no reason to end before the end; then it is.
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint_to_go_on_from() {
+    let place = Place::new("seed = 3\nsteps = 30");
+    succeed(place.begin("whole", &[]));
+    succeed(place.begin("run", &["--stop-after", "10"]));
+    // No file of more than 24 blocks of 512 bytes: a checkpoint has more, and metrics and settings have less.
+    let mut limited = Command::new("sh");
+    limited.current_dir(place.folder.path()).args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$@\"", "sh"]);
+    limited.arg(program()).args(["--resume", "run", "--quiet", "--checkpoint-every", "0"]);
+    let output = limited.output().expect("train");
+    let said = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("warning: not saved") && said.contains("checkpoint.safetensors"), "{said}");
+    assert_eq!((place.metrics("run").len(), place.step("run")), (30, 10), "{said}");
+    succeed(place.command(&["--resume", "run"]));
+    assert!(place.checkpoint("run") == place.checkpoint("whole"));
+}
+
 #[test]
 fn settings_that_do_not_match_are_listed_and_some_may_change() {
     let place = Place::new("seed = 3\nsteps = 20");
@@ -292,17 +311,18 @@ fn what_is_not_finite_is_traced_to_where_it_began() {
 
 #[test]
 fn memory_is_foretold_and_watched() {
-    let place = Place::new("time_limit = 5.0");
+    let place = Place::new("time_limit = 4.0");
     let said = fail(place.begin("large", &["--max-cells", "4000000000"]));
     for word in ["MB more are needed", "--max-cells", "--any-memory"] {
         assert!(said.contains(word), "no word of {word}: {said}");
     }
-    // Some thousand checkpoints.
-    let said = succeed(place.begin("run", &["--checkpoint-every", "0"]));
+    // Some two hundred checkpoints.
+    let said = succeed(place.begin("run", &["--checkpoint-every", "0.02"]));
     assert!(said.contains("memory: about"), "{said}");
     let files: Vec<u64> = place.metrics("run").iter().filter_map(|line| line["open_files"].as_u64()).collect();
     assert!(files.len() >= 3, "{files:?}");
-    assert!(files.iter().all(|&count| count == files[0]), "{files:?}");
+    // A checkpoint may be under way beside the training: its file, the folder.
+    assert!(files.iter().all(|&count| count.abs_diff(files[0]) <= 4), "{files:?}");
     let bytes: Vec<u64> = place.metrics("run").iter().filter_map(|line| line["memory_bytes"].as_u64()).collect();
     // From the second on: the first comes with the first step.
     assert!(bytes[bytes.len() - 1] < bytes[1] + bytes[1] / 4 + (8 << 20), "{bytes:?}");

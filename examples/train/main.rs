@@ -14,6 +14,7 @@ mod interrupt;
 mod replay;
 mod report;
 mod resume;
+mod saver;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -22,15 +23,15 @@ use args::{Args, RunConfig, apply};
 use candle_core::Device;
 use candle_radfoam::Error;
 use candle_radfoam::checkpoint::{Checkpoint, Kept};
-use candle_radfoam::data::Dataset;
-use candle_radfoam::train::{Evaluation, MemoryEstimate, StepStats, TrainConfig, Trainer, migrate_header};
-use capture::{bar, load, run_folder, synthetic_capture};
+use candle_radfoam::train::{Evaluation, StepStats, TrainConfig, Trainer, migrate_header};
+use capture::{bar, check_memory, load, run_folder, synthetic_capture};
 use clap::Parser;
 use indicatif::ProgressBar;
 use interrupt::Interrupts;
+use saver::{Saver, newest_whole};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RunHeader};
 use support::folder::{JsonLines, RunFolder, write_json, write_text};
 use support::memory;
@@ -131,20 +132,6 @@ fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// Says how much memory the run will take, and stops where that is more than there is.
-fn check_memory(config: &TrainConfig, dataset: &Dataset, any_memory: bool) -> Result<()> {
-    let estimate = MemoryEstimate::of(config, dataset);
-    println!("memory: about {estimate}");
-    let Some(available) = memory::available() else { return Ok(()) };
-    let advice = estimate.advice(available, config);
-    if advice.is_empty() || any_memory {
-        return Ok(());
-    }
-    let [needed, available] = [estimate.to_come(), available].map(|bytes| bytes.div_ceil(1_000_000));
-    let advice = advice.join(", or ");
-    bail!("about {needed} MB more are needed and {available} MB are available: {advice}; or --any-memory to try it")
-}
-
 /// CPU time of this process, user and system, in seconds, where the system tells.
 fn cpu_seconds() -> Option<f64> {
     #[cfg(unix)]
@@ -156,29 +143,11 @@ fn cpu_seconds() -> Option<f64> {
     None
 }
 
-/// The newest checkpoint that can be read. That is the last one, unless a disk has lost some of it.
-fn newest_whole(kept: &Kept) -> Result<PathBuf> {
-    let mut first = None;
-    for path in kept.all() {
-        match Checkpoint::load(&path, &Device::Cpu) {
-            Ok(_) => return Ok(path),
-            Err(error) => {
-                eprintln!("warning: {error}");
-                first.get_or_insert(error);
-            }
-        }
-    }
-    match first {
-        Some(error) => Err(error.into()),
-        None => bail!("{}: there is no checkpoint", kept.newest().display()),
-    }
-}
-
 /// A run under way: the trainer, its folder, and what has been shown of it.
 struct Run {
     trainer: Trainer,
     folder: RunFolder,
-    kept: Kept,
+    saver: Saver,
     interrupts: Interrupts,
     header: RunHeader,
     metrics: JsonLines,
@@ -217,7 +186,7 @@ impl Run {
         let metrics = JsonLines::create(&folder.file(METRICS)?)?;
         Ok(Self {
             trainer,
-            kept: Kept::new(folder.file(CHECKPOINT)?, args.keep as usize)?,
+            saver: Saver::new(Kept::new(folder.file(CHECKPOINT)?, args.keep as usize)?, folder.file(ERROR_MAP)?),
             // Until here there is nothing to save, and a signal ends the program as it always does.
             interrupts: Interrupts::listen()?,
             header,
@@ -267,16 +236,21 @@ impl Run {
             memory.extend(before.and_then(|_| looked()));
             before.is_some()
         })?;
-        let Clock { seconds, cpu_seconds: cpu_before, mut curve, .. } = Clock::read(&folder)?;
+        let Clock { step: clock_step, seconds, cpu_seconds: cpu_before, mut curve } = Clock::read(&folder)?;
+        // The seconds of a run that is planned by time are in the checkpoint.
+        let seconds_before = match saved.time_limit {
+            _ if clock_step == step => (seconds - trainer.seconds()).max(0.0),
+            Some(_) => 0.0,
+            None => seconds,
+        };
         curve.retain(|look| look.step <= step);
         println!("resuming at step {step}");
-        let run = Self {
-            // A run that is planned by time has its seconds in the checkpoint.
-            seconds_before: if trainer.config().time_limit.is_some() { 0.0 } else { seconds },
+        let mut run = Self {
+            seconds_before,
             cpu_origin: cpu_seconds().map(|now| now - cpu_before.unwrap_or(0.0)),
             bar: bar(args.quiet),
             interrupts: Interrupts::listen()?,
-            kept,
+            saver: Saver::new(kept, folder.file(ERROR_MAP)?),
             trainer,
             header,
             metrics,
@@ -343,41 +317,52 @@ impl Run {
             }
             if !over && self.seconds() >= next_checkpoint {
                 next_checkpoint = self.seconds() + checkpoint_every;
-                self.save()?;
+                let begun = self.begin_save();
+                self.warn_if_not_saved(begun)?;
             }
         }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        self.trainer.check_parameters()?;
+        let written = self.saver.finish();
+        self.warn_if_not_saved(written)?;
+        self.trainer.check_state()?;
         Ok(end)
     }
 
+    /// A checkpoint that could not be written is no reason to end, if it is not for what is in it: there may be room for
+    /// the next.
+    fn warn_if_not_saved(&self, saved: Result<()>) -> Result<()> {
+        if let Err(error) = saved {
+            self.trainer.check_state()?;
+            println!("warning: not saved: {error:#}; the checkpoint before is the last one still");
+        }
+        Ok(())
+    }
+
     /// An error that ended the training, with what can be done about it.
-    fn explain(&self, error: anyhow::Error, debug: bool) -> anyhow::Error {
+    fn explain(&mut self, error: anyhow::Error, debug: bool) -> anyhow::Error {
+        // What is being written is good; if it cannot be, the one before it is the last.
+        let _ = self.saver.finish();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        // A checkpoint is not written of what is not finite, which may be before a step notices it.
-        let error = match (error.downcast_ref(), self.trainer.check_state()) {
-            (Some(Error::File { .. }), Err(found @ Error::NonFinite { .. })) => found.into(),
-            _ => error,
-        };
         if !matches!(error.downcast_ref(), Some(Error::NonFinite { .. })) {
             return error;
         }
-        let good = newest_whole(&self.kept).ok();
+        let good = newest_whole(&self.saver.kept).ok();
         let step =
             good.as_ref().and_then(|path| Checkpoint::load_header(path).ok()).map(|header| header["step"].clone());
         let told = match (&good, step) {
             (Some(path), Some(step)) => format!("the last good checkpoint is {} (step {step})", path.display()),
             _ => "no checkpoint had been written".into(),
         };
-        let advice = match debug.then(|| replay::replay(&self.trainer, good.as_deref(), &self.folder)) {
-            None => "--debug-nonfinite with the same settings says where it began".to_string(),
-            Some(Ok(first)) => format!("it began in {first}"),
-            Some(Err(error)) => format!("{error:#}"),
-        };
+        let advice =
+            match debug.then(|| replay::replay(&self.trainer, good.as_deref(), &self.folder, self.seconds_before)) {
+                None => "--debug-nonfinite with the same settings says where it began".to_string(),
+                Some(Ok(first)) => format!("it began in {first}"),
+                Some(Err(error)) => format!("{error:#}"),
+            };
         anyhow::anyhow!("{error}\n{told}\n{advice}")
     }
 
@@ -478,14 +463,24 @@ impl Run {
         });
     }
 
-    fn save(&self) -> Result<()> {
-        self.kept.save(&self.trainer.checkpoint(serde_json::to_value(&self.header)?)?)?;
-        self.trainer.save_error_map(self.folder.file(ERROR_MAP)?)?;
-        self.save_clock(self.cpu_seconds())
+    /// Saves everything, and waits until it is on the disk.
+    fn save(&mut self) -> Result<()> {
+        self.begin_save()?;
+        self.saver.finish()
     }
 
-    fn save_clock(&self, cpu_seconds: Option<f64>) -> Result<()> {
+    /// Saves everything while the training goes on.
+    fn begin_save(&mut self) -> Result<()> {
+        let (path, clock) = (self.folder.file(CLOCK)?, self.clock(self.cpu_seconds()));
+        let Self { saver, trainer, header, .. } = self;
+        saver.begin(|| {
+            let checkpoint = trainer.checkpoint(serde_json::to_value(&*header)?)?;
+            Ok((checkpoint, trainer.error_map_file()?, move || write_json(&path, &clock)))
+        })
+    }
+
+    fn clock(&self, cpu_seconds: Option<f64>) -> Clock {
         let (step, seconds, curve) = (self.trainer.step_count(), self.seconds(), self.curve.clone());
-        write_json(&self.folder.file(CLOCK)?, &Clock { step, seconds, cpu_seconds, curve })
+        Clock { step, seconds, cpu_seconds, curve }
     }
 }

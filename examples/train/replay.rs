@@ -13,8 +13,8 @@ use crate::support::checkpoint::{METRICS, NON_FINITE};
 use crate::support::folder::{RunFolder, write_json};
 
 /// Takes the steps after the checkpoint again (or all, without one), looking at everything after each, and writes what
-/// it finds. The error that says what that was.
-pub fn replay(failed: &Trainer, checkpoint: Option<&Path>, folder: &RunFolder) -> Result<Error> {
+/// it finds. The error that says what that was. `seconds_before` are those that the metrics count beyond the trainer's.
+pub fn replay(failed: &Trainer, checkpoint: Option<&Path>, folder: &RunFolder, seconds_before: f64) -> Result<Error> {
     let (dataset, config) = (failed.dataset().clone(), failed.config().clone());
     let is_timed = config.time_limit.is_some();
     let mut trainer = match checkpoint {
@@ -27,7 +27,7 @@ pub fn replay(failed: &Trainer, checkpoint: Option<&Path>, folder: &RunFolder) -
     let found = trainer.find_non_finite(last, |trainer| {
         // Where the schedules stood, in a run that is planned by time.
         if let (true, Some(&seconds)) = (is_timed, seconds.get(&(trainer.step_count() - 1))) {
-            trainer.set_seconds(seconds);
+            trainer.set_seconds(seconds - seconds_before);
         }
     })?;
     let Some(error) = found else { bail!("nothing that is not finite came up again in steps {from} to {last}") };

@@ -8,7 +8,7 @@ use candle_radfoam::train::{Evaluation, ViewScore};
 use serde_json::json;
 
 use super::{Memory, Run};
-use crate::support::checkpoint::{RESULT, file_stems};
+use crate::support::checkpoint::{CLOCK, RESULT, file_stems};
 use crate::support::folder::write_json;
 use crate::support::{memory, picture, plot};
 
@@ -36,7 +36,7 @@ impl Run {
             let views: Vec<ViewScore> = evaluation.views.iter().step_by(self.look_stride()).cloned().collect();
             self.push_look(cpu, &Evaluation::of(views));
         }
-        self.save_clock(cpu)?;
+        write_json(&self.folder.file(CLOCK)?, &self.clock(cpu))?;
         self.write_result(cpu, evaluation.as_ref())?;
         pictures?;
         self.draw_plots()?;
@@ -102,6 +102,8 @@ impl Run {
                 "rays": trainer.num_rays(),
                 "cells": trainer.foam().num_cells(),
                 "sampling": trainer.config().sampler.strategy,
+                "checkpoints": self.saver.count,
+                "seconds_waited_for_checkpoints": self.saver.held,
                 "peak_memory_bytes": memory::most_resident(),
                 "curve": self.curve,
                 "per_view": evaluation.map_or(&[][..], |e| &e.views),

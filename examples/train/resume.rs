@@ -14,13 +14,16 @@ pub fn settings(args: &Args, folder: &Path, header: &RunHeader, saved: &TrainCon
     let config = saved.with_overrides(&args.overrides)?;
     let own = folder.join(CONFIG);
     let mut differences = Vec::new();
-    for (path, is_own) in [(Some(&own), true), (args.config.as_ref(), false)] {
-        let Some(path) = path.filter(|path| !is_own || path.exists()) else { continue };
+    if own.exists() {
+        // It has what the run was begun with, unless somebody changed it.
+        let asked = RunConfig::read(&own)?;
+        let edited = saved.changes(&asked.train)?;
+        let is_edited = |key: &str| edited.iter().any(|change| change.key == key);
+        compare(&own.display().to_string(), &asked, &config, header, is_edited, &mut differences)?;
+    }
+    if let Some(path) = &args.config {
         let asked = RunConfig::read(path)?;
-        // The run's own file has the settings from before an override, or from after one that was not finished.
-        if !(is_own && asked.train == *saved) {
-            compare(&path.display().to_string(), &asked, &config, header, &mut differences)?;
-        }
+        compare(&path.display().to_string(), &asked, &config, header, |_| true, &mut differences)?;
     }
     let mut asked = RunConfig { train: config.clone(), ..RunConfig::default() };
     let options = apply_flags(args, &mut asked)?;
@@ -30,7 +33,7 @@ pub fn settings(args: &Args, folder: &Path, header: &RunHeader, saved: &TrainCon
     if args.test_views.is_some() {
         asked.test_views = options.test_views.to_string();
     }
-    compare("flags", &asked, &config, header, &mut differences)?;
+    compare("flags", &asked, &config, header, |_| true, &mut differences)?;
     if !differences.is_empty() {
         bail!("the settings are not those of the run in {}:\n  {}", folder.display(), differences.join("\n  "));
     }
@@ -42,10 +45,12 @@ fn compare(
     asked: &RunConfig,
     config: &TrainConfig,
     header: &RunHeader,
+    counts: impl Fn(&str) -> bool,
     differences: &mut Vec<String>,
 ) -> Result<()> {
     let changes = config.changes(&asked.train).with_context(|| source.to_string())?;
-    differences.extend(changes.into_iter().map(|change| format!("{source}: {change}")));
+    differences
+        .extend(changes.into_iter().filter(|change| counts(&change.key)).map(|change| format!("{source}: {change}")));
     for (key, asked, saved) in
         [("resize", &asked.resize, &header.resize), ("test_views", &asked.test_views, &header.test_views)]
     {

@@ -5,9 +5,9 @@ use std::fmt;
 use super::TrainConfig;
 use crate::data::{Dataset, Strategy};
 
-/// Copies of the values of a cell: parameter, gradient and two moments; another two of each in refinement and in
-/// checkpoints, at their largest. Measured.
-const COPIES: u64 = 9;
+/// Copies of the values of a cell: parameter, gradient and two moments; and while a checkpoint is written and cells are
+/// refined, more of all but the gradient. Measured.
+const COPIES: u64 = 12;
 /// Bytes of a cell besides: its neighbours, faces and part of the triangulation. Measured.
 const BYTES_PER_CELL: u64 = 700;
 /// Bytes of a ray of a batch: the ray, its colours, its draw, what is kept of its way. Measured.

@@ -107,8 +107,19 @@ impl Trainer {
         self.checkpoint(extra)?.save(path)
     }
 
-    /// Writes the error map on its own, for whoever wants to look at it: one flat tensor `error_map` of f32, an entry a
-    /// patch of pixels, whose sign bit is set where the patch was never visited. Returns whether there is a map.
+    /// Writes [`Trainer::error_map_file`], whole or not at all. Returns whether there is a map.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    pub fn save_error_map(&self, path: impl AsRef<Path>) -> Result<bool> {
+        let file = self.error_map_file()?;
+        file.as_ref().map_or(Ok(()), |file| file.save(path))?;
+        Ok(file.is_some())
+    }
+
+    /// The error map on its own, for whoever wants to look at it: one flat tensor `error_map` of f32, an entry a
+    /// patch of pixels, whose sign bit is set where the patch was never visited. `None` where no map is kept.
     ///
     /// The header has `format_version`, `step`, `sampler` (settings; the side of a patch in pixels is
     /// `sampler.patches.patch`), and for each training view in `views` its `name` and the image's `width` and `height`,
@@ -121,11 +132,11 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// Those of writing.
-    pub fn save_error_map(&self, path: impl AsRef<Path>) -> Result<bool> {
+    /// Those of Candle.
+    pub fn error_map_file(&self) -> Result<Option<Checkpoint>> {
         let sampler = self.loader.sampler();
         if sampler.config().strategy == Strategy::None {
-            return Ok(false);
+            return Ok(None);
         }
         let (mut tensors, header) = sampler.state()?;
         if let Some(patches) = sampler.patch_of_entry() {
@@ -142,8 +153,7 @@ impl Trainer {
             "sampler": header,
             "views": views,
         });
-        Checkpoint { tensors, header }.save(path)?;
-        Ok(true)
+        Ok(Some(Checkpoint { tensors, header }))
     }
 
     /// Goes on with a saved run: on the CPU, with the bits that the uninterrupted run would have had.
