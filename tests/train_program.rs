@@ -231,6 +231,7 @@ fn a_full_disk_leaves_the_last_checkpoint_to_go_on_from() {
 fn settings_that_do_not_match_are_listed_and_some_may_change() {
     let place = Place::new("seed = 3\nsteps = 20");
     succeed(place.begin("run", &[]));
+    succeed(place.command(&["--resume", "run", "--config", "config.toml"]));
     let mut failures = Vec::new();
     let mut refused = |args: &[&str], words: &[&str]| {
         let said = fail(place.command(&[&["--resume", "run"], args].concat()));

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use candle_radfoam::foam::InitConfig;
 use candle_radfoam::train::TrainConfig;
 
 use super::args::{Args, RunConfig, apply_flags};
@@ -22,7 +23,14 @@ pub fn settings(args: &Args, folder: &Path, header: &RunHeader, saved: &TrainCon
         compare(&own.display().to_string(), &asked, &config, header, is_edited, &mut differences)?;
     }
     if let Some(path) = &args.config {
-        let asked = RunConfig::read(path)?;
+        let mut asked = RunConfig::read(path)?;
+        // What a run fills in by itself is nothing that was asked for.
+        let train = &mut asked.train;
+        train.background = train.background.or(saved.background);
+        train.sampler.seed = train.seed;
+        if train.init == InitConfig::default() {
+            train.init = saved.init.clone();
+        }
         compare(&path.display().to_string(), &asked, &config, header, |_| true, &mut differences)?;
     }
     let mut asked = RunConfig { train: config.clone(), ..RunConfig::default() };
