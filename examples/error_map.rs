@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_radfoam::checkpoint::Checkpoint;
 use candle_radfoam::data::{Sampler, SamplerHeader};
+use candle_radfoam::train::migrate_header;
 use clap::Parser;
 use support::checkpoint::{CHECKPOINT, ERROR_MAP};
 use support::{picture, plot};
@@ -43,7 +44,8 @@ fn main() -> Result<()> {
         true => file(CHECKPOINT),
         false => args.path.clone(),
     };
-    let checkpoint = Checkpoint::load(&path, &Device::Cpu)?;
+    let mut checkpoint = Checkpoint::load(&path, &Device::Cpu)?;
+    migrate_header(&path, &mut checkpoint.header)?;
     let header: SamplerHeader = checkpoint.field(&path, "sampler")?;
     ensure!(header.config.strategy.keeps_map(), "{}: a run that kept no error map", path.display());
     let tensors = checkpoint.tensors.iter().map(|(name, tensor)| {

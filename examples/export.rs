@@ -21,7 +21,7 @@ use candle_radfoam::exchange::{
     ConstantColor, PointCloud, read_model_pt, read_scene_ply, write_point_cloud, write_scene_ply,
 };
 use candle_radfoam::foam::{Foam, Renderer, ShPrecision};
-use candle_radfoam::train::{FORMAT_VERSION, TrainConfig, metrics::psnr_db};
+use candle_radfoam::train::{FORMAT_VERSION, TrainConfig, metrics::psnr_db, migrate_header};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 use support::checkpoint::{CHECKPOINT, Trained, flat};
@@ -96,9 +96,10 @@ impl Source {
     fn trained(path: &Path) -> Result<Self> {
         let path = if path.is_dir() { path.join(CHECKPOINT) } else { path.to_path_buf() };
         let trained = Trained::load(&path)?;
-        let mut header = Checkpoint::load(&path, &Device::Cpu)?.header;
+        let mut header = Checkpoint::load_header(&path)?;
+        migrate_header(&path, &mut header)?;
         // What only a run that goes on needs.
-        for key in ["progress", "sampler"] {
+        for key in ["progress", "sampler", "pending_draw"] {
             header.as_object_mut().context("a header that is no object")?.remove(key);
         }
         let foam = trained.foam.deep_clone()?;

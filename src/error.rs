@@ -50,12 +50,14 @@ pub enum Error {
         found: String,
     },
     /// A loss, gradient or parameter became NaN or infinite. Nothing was updated from it.
-    #[error("tensor {tensor}: {count} non-finite value(s) at step {step}")]
+    #[error("tensor {tensor}: {count} non-finite value(s) at step {step}, the first at {first}")]
     NonFinite {
         /// The tensor.
         tensor: String,
         /// How many of its values are not finite.
         count: usize,
+        /// Where the first of them is, counted row by row.
+        first: usize,
         /// The step at which that was seen.
         step: u64,
     },

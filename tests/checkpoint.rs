@@ -157,8 +157,12 @@ fn broken_checkpoints(good: &Checkpoint) -> Result<Vec<Broken>> {
             replace("points nowhere", Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?);
         }
     }
-    for key in ["format_version", "config", "progress", "density_scale", "normalization", "sampler"] {
+    for key in ["format_version", "config", "progress", "density_scale", "normalization", "sampler", "cameras"] {
         for (what, value) in [("is missing", None), ("is of another type", Some(json!("a word")))] {
+            // Those of the first version have none.
+            if key == "cameras" && value.is_none() {
+                continue;
+            }
             let mut checkpoint = good.clone();
             let header = checkpoint.header.as_object_mut().expect("an object");
             match value {
@@ -184,6 +188,9 @@ fn broken_checkpoints(good: &Checkpoint) -> Result<Vec<Broken>> {
     set("/config/trace/max_cells", json!(0), &["trace.max_cells"]);
     set("/config/init/num_cells", json!(0), &["init.num_cells"]);
     set("/config/optim/adam/beta1", json!(1.0), &["optim.adam.beta1"]);
+    set("/cameras/3/fx", json!(123.0), &["header.cameras[3]", "123"]);
+    set("/cameras", json!([]), &["header.cameras", "24 training views"]);
+    set("/metrics", json!(1), &["header.metrics"]);
     set("/extent", json!(123.0), &["header.extent", "123"]);
     set("/progress/resolution", json!(0), &["header.progress.resolution"]);
     set("/progress/progress", json!(1.5), &["header.progress.progress", "1.5"]);
@@ -285,16 +292,17 @@ fn a_failed_write_leaves_the_old_file() -> Result<()> {
     write_atomically(&path, b"new")?;
     assert_eq!(fs::read(&path).expect("a file"), b"new");
 
-    // A folder where the unfinished file would go stops the write for every user; permissions would not stop root.
-    let part = folder.path().join(format!("kept.safetensors.{}.part", std::process::id()));
-    fs::create_dir(&part).expect("a folder");
-    fs::write(part.join("in the way"), b"").expect("a file");
-    for result in [write_atomically(&path, b"newer"), trainer(config(2))?.save(&path, Value::Null)] {
+    // A folder in its place stops the rename for every user; permissions would not stop root.
+    let taken = folder.path().join("taken");
+    fs::create_dir(&taken).expect("a folder");
+    fs::write(taken.join("in the way"), b"").expect("a file");
+    for result in [write_atomically(&taken, b"newer"), trainer(config(2))?.save(&taken, Value::Null)] {
         match result {
-            Err(Error::Io { path: named, .. }) => assert_eq!(named, path),
+            Err(Error::Io { path: named, .. }) => assert_eq!(named, taken),
             other => panic!("{other:?}"),
         }
     }
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing under way was left behind");
     assert_eq!(fs::read(&path).expect("a file"), b"new");
     assert!(matches!(write_atomically(folder.path().join("no/such/folder"), b""), Err(Error::Io { .. })));
     Ok(())

@@ -15,7 +15,6 @@ mod validate;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use candle_radfoam::checkpoint::Checkpoint;
@@ -360,82 +359,5 @@ fn differences_are_found_and_measured() -> Result {
     assert_eq!(fields, expected);
     assert!(!difference.is_none() && Difference::of(&a, &a)?.is_none());
     assert_eq!(leaves(&json!({ "a": [1, 2, 3] }), 2)["a"], "[3 items]");
-    Ok(())
-}
-
-/// What Python is given to compare with: the type, shape and some values of each tensor, by hand.
-fn facts(checkpoint: &Checkpoint) -> Result<Value> {
-    let mut facts = serde_json::Map::new();
-    for (name, tensor) in &checkpoint.tensors {
-        let flat = tensor.flatten_all()?;
-        let len = flat.elem_count();
-        let (dtype, values): (_, Vec<f64>) = match tensor.dtype() {
-            DType::F32 => ("float32", flat.to_vec1::<f32>()?.into_iter().map(f64::from).collect()),
-            DType::U32 => ("uint32", flat.to_vec1::<u32>()?.into_iter().map(f64::from).collect()),
-            other => anyhow::bail!("{name} is of {other:?}"),
-        };
-        let at: Vec<usize> = (0..len).step_by(len.div_ceil(50).max(1)).collect();
-        let chosen: Vec<f64> = at.iter().map(|&i| values[i]).collect();
-        let negative = values.iter().filter(|value| value.is_sign_negative()).count();
-        facts.insert(
-            name.clone(),
-            json!({ "dtype": dtype, "shape": tensor.dims(), "at": at, "values": chosen, "negative": negative }),
-        );
-    }
-    Ok(Value::Object(facts))
-}
-
-const SCRIPT: &str = r#"
-import json, sys
-import numpy
-from safetensors import safe_open
-
-checkpoint, facts = sys.argv[1:]
-with open(facts) as file:
-    facts = json.load(file)
-with safe_open(checkpoint, framework="numpy") as file:
-    assert sorted(file.keys()) == sorted(facts["tensors"]), file.keys()
-    header = json.loads(file.metadata()["candle_radfoam"])
-    assert header == facts["header"], "another header"
-    for name, fact in facts["tensors"].items():
-        tensor = file.get_tensor(name)
-        assert str(tensor.dtype) == fact["dtype"], (name, tensor.dtype)
-        assert list(tensor.shape) == fact["shape"], (name, tensor.shape)
-        flat = tensor.reshape(-1)
-        assert [float(flat[at]) for at in fact["at"]] == fact["values"], name
-        assert int(numpy.signbit(flat).sum()) == fact["negative"], name
-    if "sampler.error_map" in facts["tensors"]:
-        unvisited = numpy.signbit(file.get_tensor("sampler.error_map"))
-        assert 0 < unvisited.sum() < unvisited.size, unvisited.sum()
-        assert len(unvisited) == facts["entries"], len(unvisited)
-print("read", len(facts["tensors"]), "tensors")
-"#;
-
-/// The interpreter named by `RADFOAM_PYTHON`, or `python3`; it must have numpy and safetensors.
-#[test]
-fn python_reads_the_same() -> Result {
-    let python = std::env::var("RADFOAM_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = Command::new(&python).args(["-c", "import numpy, safetensors"]).output();
-    if !has.is_ok_and(|output| output.status.success()) {
-        println!("skipped: {python} has no numpy and safetensors; RADFOAM_PYTHON names another");
-        return Ok(());
-    }
-    let folder = tempfile::tempdir()?;
-    let trainer = trained(1)?;
-    let path = folder.path().join("run.safetensors");
-    trainer.save(&path, json!({ "capture": "somewhere" }))?;
-    let checkpoint = Checkpoint::load(&path, &Device::Cpu)?;
-    let script = folder.path().join("read.py");
-    fs::write(&script, SCRIPT)?;
-    let told = folder.path().join("facts.json");
-    let entries = checkpoint.tensors["sampler.error_map"].elem_count();
-    fs::write(
-        &told,
-        json!({ "tensors": facts(&checkpoint)?, "header": checkpoint.header, "entries": entries }).to_string(),
-    )?;
-    let output = Command::new(&python).arg(&script).arg(&path).arg(&told).output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains(&format!("read {} tensors", checkpoint.tensors.len())), "{said}");
     Ok(())
 }

@@ -137,12 +137,19 @@ fn a_taken_folder_is_refused_resumed_or_numbered() {
     let root = tempfile::tempdir().expect("a folder");
     let create = |existing| RunFolder::create(root.path(), "run", existing);
     let first = create(Existing::Refuse).expect("a new folder");
-    create(Existing::Refuse).expect("still empty");
+    let in_use = create(Existing::Refuse).expect_err("held").to_string();
+    assert!(in_use.contains("in use"), "{in_use}");
+    drop(first);
+    let first = create(Existing::Refuse).expect("still empty");
     write_text(&first.file("log/notes.txt").expect("a path"), "hello").expect("written");
     assert_eq!(fs::read_to_string(first.path().join("log/notes.txt")).expect("text"), "hello\n");
     let error = create(Existing::Refuse).expect_err("taken");
     assert!(error.to_string().contains("resume"), "{error}");
-    assert_eq!(RunFolder::open(first.path().into()).path(), first.path());
+    let in_use = RunFolder::open(first.path().into()).expect_err("in use").to_string();
+    assert!(in_use.contains("in use") && in_use.contains(&std::process::id().to_string()), "{in_use}");
+    let path = first.path().to_path_buf();
+    drop(first);
+    assert_eq!(RunFolder::open(path.clone()).expect("free again").path(), path);
     assert_eq!(create(Existing::Number).expect("numbered").path(), root.path().join("run-2"));
     for name in ["", "a/b", "..", "."] {
         assert!(RunFolder::create(root.path(), name, Existing::Number).is_err(), "{name:?}");

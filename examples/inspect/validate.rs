@@ -4,7 +4,7 @@ use candle_radfoam::checkpoint::Checkpoint;
 use candle_radfoam::data::{Sampler, SamplerHeader};
 use candle_radfoam::foam::Foam;
 use candle_radfoam::geometry::{Adjacency, NUM_SENTINELS};
-use candle_radfoam::train::FORMAT_VERSION;
+use candle_radfoam::train::migrate_header;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,7 +27,10 @@ pub fn validate(contents: &Contents) -> anyhow::Result<Vec<Check>> {
         let missing = "expected a header of this crate, found none".to_string();
         return Ok(vec![check("header", Err(missing)), check("finite", finite(&table))]);
     };
-    let mut checks = vec![check("header", version(header)), check("finite", finite(&table))];
+    let mut present = header.clone();
+    let version = migrate_header(&contents.path, &mut present).map_err(|error| error.to_string());
+    let header = &present;
+    let mut checks = vec![check("header", version), check("finite", finite(&table))];
     let has = |name: &str| table.iter().any(|row| row.name == name);
     if table.iter().any(|row| row.name.starts_with("foam.")) {
         checks.push(check("shapes", shapes(&table)));
@@ -61,13 +64,6 @@ pub fn validate(contents: &Contents) -> anyhow::Result<Vec<Check>> {
 
 fn check(name: &'static str, found: Result<(), String>) -> Check {
     Check { name, failed: found.err() }
-}
-
-fn version(header: &Value) -> Result<(), String> {
-    match header["format_version"].as_u64() {
-        Some(version) if version == u64::from(FORMAT_VERSION) => Ok(()),
-        _ => Err(format!("format_version: expected {FORMAT_VERSION}, found {}", header["format_version"])),
-    }
 }
 
 fn finite(table: &[Row]) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use candle_radfoam::camera::Camera;
 use candle_radfoam::checkpoint::Checkpoint;
@@ -10,7 +10,7 @@ use candle_radfoam::data::{
     Dataset, ListedView, LoadOptions, Normalization, Resize, Skipped, TestViews, View, list_views, load,
 };
 use candle_radfoam::foam::Foam;
-use candle_radfoam::train::{Background, FORMAT_VERSION, TrainConfig};
+use candle_radfoam::train::{Background, TrainConfig, migrate_header};
 use serde::{Deserialize, Serialize};
 
 /// The files in a run's folder.
@@ -19,6 +19,7 @@ pub const ERROR_MAP: &str = "error_map.safetensors";
 pub const CLOCK: &str = "clock.json";
 pub const CONFIG: &str = "config.toml";
 pub const METRICS: &str = "metrics.jsonl";
+pub const NON_FINITE: &str = "non_finite.json";
 pub const RESULT: &str = "result.json";
 
 /// What `train` leaves in the header for those who come after it. Nothing that a clock has a say in: the same run
@@ -74,13 +75,8 @@ impl Trained {
     /// Reads a checkpoint, or the one in a run's folder.
     pub fn load(path: &Path) -> Result<Self> {
         let path = if path.is_dir() { path.join(CHECKPOINT) } else { path.to_path_buf() };
-        let checkpoint = Checkpoint::load(&path, &Device::Cpu)?;
-        let version: u32 = checkpoint.field(&path, "format_version")?;
-        ensure!(
-            version == FORMAT_VERSION,
-            "{}: format version {version}, and this program reads {FORMAT_VERSION}",
-            path.display()
-        );
+        let mut checkpoint = Checkpoint::load(&path, &Device::Cpu)?;
+        migrate_header(&path, &mut checkpoint.header)?;
         let run: Option<RunHeader> = checkpoint.field(&path, "run")?;
         let run = run.unwrap_or_default();
         Ok(Self {

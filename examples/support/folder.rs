@@ -1,7 +1,7 @@
 //! A folder for each run, and files that are there whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -18,10 +18,16 @@ pub enum Existing {
     Number,
 }
 
-/// The folder of one run.
+/// The file in a run's folder that is locked while a process writes there. It stays; what counts is the lock, which
+/// the system takes away with the process, however that ends.
+const LOCK: &str = "run.lock";
+
+/// The folder of one run, held by this process.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Held, not used. None on a file system without locks.
+    _lock: Option<File>,
 }
 
 impl RunFolder {
@@ -31,26 +37,29 @@ impl RunFolder {
             bail!("a run's name is one folder's name, and {name:?} is not");
         }
         let mut path = root.join(name);
-        match existing {
-            Existing::Refuse if is_taken(&path) => {
-                bail!("{} holds a run already; choose another name, or resume it", path.display());
-            }
-            Existing::Refuse => {}
-            Existing::Number => {
-                let mut number = 1;
-                while is_taken(&path) {
-                    number += 1;
-                    path = root.join(format!("{name}-{number}"));
+        let mut number = 1;
+        loop {
+            if !is_taken(&path) {
+                fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+                match lock(&path) {
+                    // Another process may have taken it since.
+                    Err(_) if existing == Existing::Number => {}
+                    // Its run may have ended since, too.
+                    lock if !is_taken(&path) => return Ok(Self { _lock: lock?, path }),
+                    _ => {}
                 }
             }
+            if existing == Existing::Refuse {
+                bail!("{} holds a run already; choose another name, or resume it", path.display());
+            }
+            number += 1;
+            path = root.join(format!("{name}-{number}"));
         }
-        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self { path })
     }
 
-    /// The folder of a run to go on with.
-    pub fn open(path: PathBuf) -> Self {
-        Self { path }
+    /// The folder of a run to go on with, which no other process may be at.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        Ok(Self { _lock: lock(&path)?, path })
     }
 
     /// The folder.
@@ -66,10 +75,35 @@ impl RunFolder {
     }
 }
 
+/// Whether there is anything in the folder but its lock.
 fn is_taken(path: &Path) -> bool {
     match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some(),
+        Ok(mut entries) => entries.any(|entry| !entry.is_ok_and(|entry| entry.file_name() == LOCK)),
         Err(_) => path.exists(),
+    }
+}
+
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join(LOCK);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {
+            // For whoever is refused.
+            file.set_len(0)
+                .and_then(|()| write!(file, "{}", std::process::id()))
+                .with_context(|| format!("writing {}", path.display()))?;
+            Ok(Some(file))
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut process = String::new();
+            let _ = file.read_to_string(&mut process);
+            bail!("{} is in use by another process ({})", folder.display(), process.trim());
+        }
+        Err(TryLockError::Error(error)) => {
+            eprintln!("warning: {} cannot be locked ({error}); let no other process use it", path.display());
+            Ok(None)
+        }
     }
 }
 

@@ -6,5 +6,6 @@
 pub mod baseline;
 pub mod checkpoint;
 pub mod folder;
+pub mod memory;
 pub mod picture;
 pub mod plot;

@@ -1,12 +1,12 @@
 //! What `train` can be told, by flags and by a file.
 
 use crate::support::checkpoint::parse_size;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_radfoam::data::{LoadOptions, Resize, Strategy, TestViews};
 use candle_radfoam::train::{Background, TrainConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Training seconds of a run for which neither steps nor a time limit is given.
 const DEFAULT_SECONDS: f64 = 60.0;
@@ -14,6 +14,8 @@ const DEFAULT_SECONDS: f64 = 60.0;
 const TOP_K_POOL: f64 = 0.1;
 
 /// Trains a radiance foam and leaves a folder with checkpoint, pictures, plots and result.json.
+///
+/// Ctrl-C (or SIGTERM) saves and leaves, with the exit status 130 (or 143); a second one leaves at once.
 #[derive(Debug, Parser)]
 pub struct Args {
     /// Folder of the capture (Blender, instant-ngp, nerfstudio or COLMAP); without one, a synthetic capture is made.
@@ -75,11 +77,27 @@ pub struct Args {
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, with the settings that it was begun with.
-    #[arg(long, conflicts_with_all = [
-        "config", "out", "steps", "time_limit", "rays_per_batch", "max_cells", "sh_degree", "downsample", "size",
-        "test_views", "sampling", "background", "seed",
-    ])]
+    #[arg(long, conflicts_with = "out")]
     pub resume: Option<PathBuf>,
+    /// With --resume: change a setting, by its name in config.toml (without `train.`), as optim.points.initial=1e-3. Of
+    /// those under way may change: steps, time_limit, trace, topology, refine, loss.opacity_weight,
+    /// loss.quantile_weight, rates (optim.points, optim.density, optim.color, optim.sh_factor), and of the sampler
+    /// batch_size, uniform_fraction, decay, error_cap, importance_exponent, importance_ramp_steps, on_failure, lag.
+    #[arg(long = "override", value_name = "KEY=VALUE", requires = "resume")]
+    pub overrides: Vec<String>,
+    /// Checkpoints to keep: the last one and those before it.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: u32,
+    /// Seconds of training between checkpoints; 0 for one after each step.
+    #[arg(long, default_value_t = 120.0)]
+    pub checkpoint_every: f64,
+    /// Where a value that is not finite stops the run, take the steps since the last checkpoint again, and say in which
+    /// step, tensor and place it first was.
+    #[arg(long)]
+    pub debug_nonfinite: bool,
+    /// Begin even if there does not seem to be enough memory.
+    #[arg(long)]
+    pub any_memory: bool,
     /// Plain lines instead of a progress bar.
     #[arg(long)]
     pub quiet: bool,
@@ -115,24 +133,42 @@ pub struct RunConfig {
     pub train: TrainConfig,
 }
 
+impl RunConfig {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    }
+}
+
 /// Puts the flags into the configuration, and fills in what neither says.
 pub fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
+    let options = apply_flags(args, config)?;
+    let train = &mut config.train;
+    if train.steps.is_none() && train.time_limit.is_none() {
+        train.time_limit = Some(DEFAULT_SECONDS);
+    }
+    if args.max_cells.is_none()
+        && args.config.is_none()
+        && let Some(seconds) = train.time_limit
+    {
+        let threads = rayon::current_num_threads() as f64;
+        train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
+    }
+    (config.resize, config.test_views) = (options.resize.to_string(), options.test_views.to_string());
+    Ok(options)
+}
+
+/// Puts the flags into the configuration.
+pub fn apply_flags(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
     let train = &mut config.train;
     if args.steps.is_some() || args.time_limit.is_some() {
         (train.steps, train.time_limit) = (args.steps, args.time_limit);
-    } else if train.steps.is_none() && train.time_limit.is_none() {
-        train.time_limit = Some(DEFAULT_SECONDS);
     }
     if let Some(rays) = args.rays_per_batch {
         train.sampler.batch_size = rays;
     }
     if let Some(max_cells) = args.max_cells {
         train.refine.max_cells = max_cells;
-    } else if args.config.is_none()
-        && let Some(seconds) = train.time_limit
-    {
-        let threads = rayon::current_num_threads() as f64;
-        train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
     }
     if let Some(degree) = args.sh_degree {
         train.sh_degree = degree;
@@ -166,6 +202,5 @@ pub fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
         (None, Some(text)) => text.parse()?,
         _ => TestViews::default(),
     };
-    (config.resize, config.test_views) = (resize.to_string(), test_views.to_string());
     Ok(LoadOptions { resize, test_views })
 }

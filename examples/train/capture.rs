@@ -1,9 +1,11 @@
 //! Where pixels come from and results go: the run's folder, the capture, and the bars that show their progress.
 
 use crate::support::folder::{Existing, RunFolder};
-use anyhow::{Context, Result, ensure};
+use crate::support::memory;
+use anyhow::{Context, Result, bail, ensure};
 use candle_radfoam::data::synthetic::{SyntheticOptions, is_capture_of, write_capture};
 use candle_radfoam::data::{Dataset, LoadOptions, load_with_progress};
+use candle_radfoam::train::{MemoryEstimate, TrainConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -72,6 +74,20 @@ pub fn load(capture: &Path, options: &LoadOptions, quiet: bool) -> Result<Datase
         println!("warning: no test views, so nothing will be scored");
     }
     Ok(dataset)
+}
+
+/// Says how much memory the run will take, and stops where that is more than there is.
+pub fn check_memory(config: &TrainConfig, dataset: &Dataset, any_memory: bool) -> Result<()> {
+    let estimate = MemoryEstimate::of(config, dataset);
+    println!("memory: about {estimate}");
+    let Some(available) = memory::available() else { return Ok(()) };
+    let advice = estimate.advice(available, config);
+    if advice.is_empty() || any_memory {
+        return Ok(());
+    }
+    let [needed, available] = [estimate.to_come(), available].map(|bytes| bytes.div_ceil(1_000_000));
+    let advice = advice.join(", or ");
+    bail!("about {needed} MB more are needed and {available} MB are available: {advice}; or --any-memory to try it")
 }
 
 fn describe(dataset: &Dataset) {

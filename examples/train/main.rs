@@ -4,40 +4,47 @@
 //! cargo run --release --example train
 //! cargo run --release --example train -- path/to/capture --time-limit 120
 //! ```
+//!
+//! Exit status: 0 when all is done, 1 after an error, 2 for flags that are none; 130 after Ctrl-C and 143 after SIGTERM,
+//! when a checkpoint has been saved to go on from with `--resume`. A second signal leaves at once, without one.
 
 mod args;
 mod capture;
+mod interrupt;
+mod replay;
+mod report;
+mod resume;
+mod saver;
 #[path = "../support/mod.rs"]
 mod support;
 
 use anyhow::{Context, Result, bail};
 use args::{Args, RunConfig, apply};
 use candle_core::Device;
-use candle_radfoam::data::Strategy;
-use candle_radfoam::train::{Evaluation, StepStats, Trainer, ViewScore};
-use capture::{bar, load, run_folder, synthetic_capture};
+use candle_radfoam::Error;
+use candle_radfoam::checkpoint::{Checkpoint, Kept};
+use candle_radfoam::train::{Evaluation, StepStats, TrainConfig, Trainer, migrate_header};
+use capture::{bar, check_memory, load, run_folder, synthetic_capture};
 use clap::Parser;
 use indicatif::ProgressBar;
+use interrupt::Interrupts;
+use saver::{Saver, newest_whole};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::path::Path;
-use std::time::Instant;
-use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RESULT, RunHeader, file_stems};
+use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RunHeader};
 use support::folder::{JsonLines, RunFolder, write_json, write_text};
-use support::{picture, plot};
+use support::memory;
 
 /// Looks at the test views before the end, evenly over the run; each costs time that is not counted.
 const LOOKS: u32 = 8;
 /// Pixels rendered at most for such a look; the last one renders every test view.
 const LOOK_PIXELS: u64 = 1_500_000;
-/// Seconds between plain progress lines, and between checkpoints.
+/// Seconds between plain progress lines.
 const LINE_EVERY: f64 = 5.0;
-const CHECKPOINT_EVERY: f64 = 120.0;
-/// Test views of which pictures are kept, and how many of them are on the sheet of them.
-const PICTURES: usize = 16;
-const SHEET: usize = 4;
-/// Error maps are enlarged for their picture up to about this width in pixels.
-const MAP_WIDTH: u32 = 640;
+/// Seconds between two looks at how much memory is taken.
+const MEMORY_EVERY: f64 = 1.0;
+
 /// What the clocks said at a checkpoint; beside it, for no two runs agree on them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Clock {
@@ -71,6 +78,23 @@ struct Look {
     psnr_db: f64,
 }
 
+/// A look at the memory of this process.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    seconds: f64,
+    bytes: u64,
+    files: usize,
+}
+
+/// How training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As planned, or where it was told to stop.
+    Over,
+    /// By a signal, with the exit status that says so.
+    Interrupted(i32),
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     if let Some(threads) = args.threads {
@@ -84,9 +108,15 @@ fn main() -> Result<()> {
         Some(folder) => Run::resume(&args, folder, &device)?,
         None => Run::begin(&args, &device)?,
     };
-    run.train(args.stop_after, args.eval_every)?;
+    let end = run.train(&args).map_err(|error| run.explain(error, args.debug_nonfinite))?;
     if args.profile {
         print!("{}", run.trainer.profile());
+    }
+    if let End::Interrupted(status) = end {
+        run.save()?;
+        let (step, folder) = (run.trainer.step_count(), run.folder.path().display());
+        println!("interrupted: saved after {step} steps; go on with --resume {folder}");
+        std::process::exit(status);
     }
     run.finish()
 }
@@ -117,9 +147,12 @@ fn cpu_seconds() -> Option<f64> {
 struct Run {
     trainer: Trainer,
     folder: RunFolder,
+    saver: Saver,
+    interrupts: Interrupts,
     header: RunHeader,
     metrics: JsonLines,
     losses: Vec<(f64, f64)>,
+    memory: Vec<Memory>,
     curve: Vec<Look>,
     bar: Option<ProgressBar>,
     /// Seconds of training before the run was resumed, where the trainer does not count them itself.
@@ -130,13 +163,7 @@ struct Run {
 
 impl Run {
     fn begin(args: &Args, device: &Device) -> Result<Self> {
-        let mut config: RunConfig = match &args.config {
-            Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-                toml::from_str(&text).with_context(|| format!("reading {}", path.display()))?
-            }
-            None => RunConfig::default(),
-        };
+        let mut config = args.config.as_deref().map_or_else(|| Ok(RunConfig::default()), RunConfig::read)?;
         let options = apply(args, &mut config)?;
         if let Some(capture) = args.capture.as_ref().or(config.capture.as_ref()) {
             let absolute = std::fs::canonicalize(capture).with_context(|| capture.display().to_string())?;
@@ -150,6 +177,7 @@ impl Run {
             None => synthetic_capture(&folder, args.quiet)?,
         };
         let dataset = load(&capture, &options, args.quiet)?;
+        check_memory(&config.train, &dataset, args.any_memory)?;
         let cpu_origin = cpu_seconds();
         let trainer = Trainer::new(dataset, config.train.clone(), device)?;
         config.train = trainer.config().clone();
@@ -158,9 +186,13 @@ impl Run {
         let metrics = JsonLines::create(&folder.file(METRICS)?)?;
         Ok(Self {
             trainer,
+            saver: Saver::new(Kept::new(folder.file(CHECKPOINT)?, args.keep as usize)?, folder.file(ERROR_MAP)?),
+            // Until here there is nothing to save, and a signal ends the program as it always does.
+            interrupts: Interrupts::listen()?,
             header,
             metrics,
             losses: Vec::new(),
+            memory: Vec::new(),
             curve: Vec::new(),
             bar: bar(args.quiet),
             folder,
@@ -171,9 +203,15 @@ impl Run {
 
     fn resume(args: &Args, folder: &Path, device: &Device) -> Result<Self> {
         let folder = std::fs::canonicalize(folder).with_context(|| folder.display().to_string())?;
-        let path = folder.join(CHECKPOINT);
-        let checkpoint = candle_radfoam::checkpoint::Checkpoint::load(&path, device)?;
+        let folder = RunFolder::open(folder)?;
+        let kept = Kept::new(folder.file(CHECKPOINT)?, args.keep as usize)?;
+        let path = newest_whole(&kept)?;
+        let mut checkpoint = Checkpoint { header: Checkpoint::load_header(&path)?, tensors: Default::default() };
+        migrate_header(&path, &mut checkpoint.header)?;
         let mut header: RunHeader = checkpoint.field(&path, "run")?;
+        let saved: TrainConfig = checkpoint.field(&path, "config")?;
+        let config = resume::settings(args, folder.path(), &header, &saved)?;
+        let changed = config != saved;
         if let Some(moved) = &args.capture {
             header.capture = Some(std::fs::canonicalize(moved).with_context(|| moved.display().to_string())?);
         }
@@ -183,30 +221,55 @@ impl Run {
         let dataset = load(capture, &header.options()?, args.quiet).with_context(|| {
             format!("the capture of the run, {}; if it has moved, name its place before --resume", capture.display())
         })?;
-        let trainer = Trainer::resume(&path, dataset, device)?;
-        let folder = RunFolder::open(folder);
+        check_memory(&config, &dataset, args.any_memory)?;
+        let options = header.options()?;
+        let trainer = Trainer::resume_with(&path, dataset, config, device)?;
         let step = trainer.step_count();
-        let mut losses = Vec::new();
+        let (mut losses, mut memory) = (Vec::new(), Vec::new());
         let metrics = JsonLines::resume(&folder.file(METRICS)?, |line| {
             let before = line["step"].as_u64().filter(|&s| s < step);
             losses.extend(before.zip(line["loss"].as_f64()).map(|(s, loss)| (s as f64, loss)));
+            let looked = || {
+                let files = line["open_files"].as_u64()? as usize;
+                Some(Memory { seconds: line["seconds"].as_f64()?, bytes: line["memory_bytes"].as_u64()?, files })
+            };
+            memory.extend(before.and_then(|_| looked()));
             before.is_some()
         })?;
-        let Clock { seconds, cpu_seconds: cpu_before, mut curve, .. } = Clock::read(&folder)?;
+        let Clock { step: clock_step, seconds, cpu_seconds: cpu_before, mut curve } = Clock::read(&folder)?;
+        // The seconds of a run that is planned by time are in the checkpoint.
+        let seconds_before = match saved.time_limit {
+            _ if clock_step == step => (seconds - trainer.seconds()).max(0.0),
+            Some(_) => 0.0,
+            None => seconds,
+        };
         curve.retain(|look| look.step <= step);
         println!("resuming at step {step}");
-        Ok(Self {
-            // A run that is planned by time has its seconds in the checkpoint.
-            seconds_before: if trainer.config().time_limit.is_some() { 0.0 } else { seconds },
+        let mut run = Self {
+            seconds_before,
             cpu_origin: cpu_seconds().map(|now| now - cpu_before.unwrap_or(0.0)),
             bar: bar(args.quiet),
+            interrupts: Interrupts::listen()?,
+            saver: Saver::new(kept, folder.file(ERROR_MAP)?),
             trainer,
             header,
             metrics,
             losses,
+            memory,
             curve,
             folder,
-        })
+        };
+        if changed {
+            run.save()?;
+            let config = RunConfig {
+                capture: run.header.capture.clone(),
+                resize: options.resize.to_string(),
+                test_views: options.test_views.to_string(),
+                train: run.trainer.config().clone(),
+            };
+            write_text(&run.folder.file(CONFIG)?, &toml::to_string(&config)?)?;
+        }
+        Ok(run)
     }
 
     /// Seconds of training, those before a resume included.
@@ -219,12 +282,14 @@ impl Run {
         Some(cpu_seconds()? - self.cpu_origin?)
     }
 
-    fn train(&mut self, stop_after: Option<u64>, eval_every: Option<u64>) -> Result<()> {
+    fn train(&mut self, args: &Args) -> Result<End> {
+        let Args { stop_after, eval_every, checkpoint_every, .. } = *args;
         let mut next_look = (self.trainer.progress() * f64::from(LOOKS)).floor() as u32 + 1;
         let mut next_line = self.seconds() + LINE_EVERY;
-        let mut next_checkpoint = self.seconds() + CHECKPOINT_EVERY;
+        let mut next_checkpoint = self.seconds() + checkpoint_every;
         let mut loss = f64::NAN;
         let mut told = None;
+        let mut end = End::Over;
         while !self.trainer.is_finished() && stop_after.is_none_or(|stop| self.trainer.step_count() < stop) {
             let stats = self.trainer.step()?;
             // Over about the last twenty steps.
@@ -246,21 +311,64 @@ impl Run {
                 next_look += 1;
                 self.look()?;
             }
+            if let Some(status) = self.interrupts.status() {
+                end = End::Interrupted(status);
+                break;
+            }
             if !over && self.seconds() >= next_checkpoint {
-                next_checkpoint = self.seconds() + CHECKPOINT_EVERY;
-                self.save()?;
+                next_checkpoint = self.seconds() + checkpoint_every;
+                let begun = self.begin_save();
+                self.warn_if_not_saved(begun)?;
             }
         }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        self.trainer.check_parameters()?;
+        let written = self.saver.finish();
+        self.warn_if_not_saved(written)?;
+        self.trainer.check_state()?;
+        Ok(end)
+    }
+
+    /// A checkpoint that could not be written is no reason to end, if it is not for what is in it: there may be room for
+    /// the next.
+    fn warn_if_not_saved(&self, saved: Result<()>) -> Result<()> {
+        if let Err(error) = saved {
+            self.trainer.check_state()?;
+            println!("warning: not saved: {error:#}; the checkpoint before is the last one still");
+        }
         Ok(())
+    }
+
+    /// An error that ended the training, with what can be done about it.
+    fn explain(&mut self, error: anyhow::Error, debug: bool) -> anyhow::Error {
+        // What is being written is good; if it cannot be, the one before it is the last.
+        let _ = self.saver.finish();
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if !matches!(error.downcast_ref(), Some(Error::NonFinite { .. })) {
+            return error;
+        }
+        let good = newest_whole(&self.saver.kept).ok();
+        let step =
+            good.as_ref().and_then(|path| Checkpoint::load_header(path).ok()).map(|header| header["step"].clone());
+        let told = match (&good, step) {
+            (Some(path), Some(step)) => format!("the last good checkpoint is {} (step {step})", path.display()),
+            _ => "no checkpoint had been written".into(),
+        };
+        let advice =
+            match debug.then(|| replay::replay(&self.trainer, good.as_deref(), &self.folder, self.seconds_before)) {
+                None => "--debug-nonfinite with the same settings says where it began".to_string(),
+                Some(Ok(first)) => format!("it began in {first}"),
+                Some(Err(error)) => format!("{error:#}"),
+            };
+        anyhow::anyhow!("{error}\n{told}\n{advice}")
     }
 
     fn record(&mut self, stats: &StepStats) -> Result<()> {
         self.losses.push((stats.step as f64, stats.loss));
-        self.metrics.write(&json!({
+        let mut line = json!({
             "step": stats.step,
             "seconds": self.seconds(),
             "loss": stats.loss,
@@ -270,7 +378,22 @@ impl Run {
             "cells_per_ray": stats.cells_entered as f64 / stats.num_rays as f64,
             "rebuilt": stats.rebuilt,
             "refined": stats.refined,
-        }))
+        });
+        if let (Some(look), Some(line)) = (self.look_at_memory(), line.as_object_mut()) {
+            line.extend(look);
+        }
+        self.metrics.write(&line)
+    }
+
+    /// What the system says of this process, now and then.
+    fn look_at_memory(&mut self) -> Option<Map<String, Value>> {
+        let seconds = self.seconds();
+        if self.memory.last().is_some_and(|last| seconds < last.seconds + MEMORY_EVERY) {
+            return None;
+        }
+        let (bytes, files) = (memory::resident()?, memory::open_files()?);
+        self.memory.push(Memory { seconds, bytes, files });
+        Some([("memory_bytes".into(), bytes.into()), ("open_files".into(), files.into())].into_iter().collect())
     }
 
     fn show(&self, stats: &StepStats, loss: f64, next_line: &mut f64) {
@@ -340,131 +463,24 @@ impl Run {
         });
     }
 
-    fn save(&self) -> Result<()> {
-        self.trainer.save(self.folder.file(CHECKPOINT)?, serde_json::to_value(&self.header)?)?;
-        self.trainer.save_error_map(self.folder.file(ERROR_MAP)?)?;
-        self.save_clock(self.cpu_seconds())
+    /// Saves everything, and waits until it is on the disk.
+    fn save(&mut self) -> Result<()> {
+        self.begin_save()?;
+        self.saver.finish()
     }
 
-    fn save_clock(&self, cpu_seconds: Option<f64>) -> Result<()> {
+    /// Saves everything while the training goes on.
+    fn begin_save(&mut self) -> Result<()> {
+        let (path, clock) = (self.folder.file(CLOCK)?, self.clock(self.cpu_seconds()));
+        let Self { saver, trainer, header, .. } = self;
+        saver.begin(|| {
+            let checkpoint = trainer.checkpoint(serde_json::to_value(&*header)?)?;
+            Ok((checkpoint, trainer.error_map_file()?, move || write_json(&path, &clock)))
+        })
+    }
+
+    fn clock(&self, cpu_seconds: Option<f64>) -> Clock {
         let (step, seconds, curve) = (self.trainer.step_count(), self.seconds(), self.curve.clone());
-        write_json(&self.folder.file(CLOCK)?, &Clock { step, seconds, cpu_seconds, curve })
-    }
-
-    fn finish(mut self) -> Result<()> {
-        let cpu = self.cpu_seconds();
-        self.save()?;
-        let started = Instant::now();
-        // The scores are worth more than the pictures: they are written even if one of these fails.
-        let (evaluation, pictures) = self.evaluate()?;
-        let render_seconds = started.elapsed().as_secs_f64();
-        if let Some(evaluation) = &evaluation {
-            // Of the views that were looked at on the way, so that the curve is one of the same views.
-            let views: Vec<ViewScore> = evaluation.views.iter().step_by(self.look_stride()).cloned().collect();
-            self.push_look(cpu, &Evaluation::of(views));
-        }
-        self.save_clock(cpu)?;
-        self.write_result(cpu, evaluation.as_ref())?;
-        pictures?;
-        self.draw_plots()?;
-        self.draw_error_map()?;
-        println!("results in {} (test views rendered in {render_seconds:.1} s)", self.folder.path().display());
-        let scores = evaluation.map_or("no views".into(), |Evaluation { psnr_db, ssim, views, .. }| {
-            format!("PSNR {psnr_db:.2} dB, SSIM {ssim:.3} over {} views", views.len())
-        });
-        println!(
-            "test: {scores}, {:.0} s, {} rays, {} cells",
-            self.seconds(),
-            self.trainer.num_rays(),
-            self.trainer.foam().num_cells(),
-        );
-        Ok(())
-    }
-
-    /// Scores all test views, if there are any, and saves pictures of the first of them.
-    fn evaluate(&self) -> Result<(Option<Evaluation>, Result<()>)> {
-        let (trainer, folder) = (&self.trainer, &self.folder);
-        let test = &trainer.dataset().test;
-        if test.is_empty() {
-            return Ok((None, Ok(())));
-        }
-        let names: Vec<&str> = test.iter().map(|view| view.name.as_str()).collect();
-        let stems = file_stems(&names);
-        let background = trainer.background().evaluation();
-        let mut sheet = Vec::new();
-        let mut pictures = Ok(());
-        let evaluation = trainer.evaluate(|i, view, rendering| {
-            let mut save = || -> Result<()> {
-                let (stem, width, height) = (&stems[i], rendering.width, rendering.height);
-                let truth = view.image.over(background);
-                let picture = picture::comparison(rendering.rgb.as_flattened(), truth.as_flattened(), width, height)?;
-                picture::save(&folder.file(&format!("test/{stem}.png"))?, &picture)?;
-                let depth = picture::depth(&rendering.depth, width, height)?;
-                picture::save(&folder.file(&format!("test/{stem}_depth.png"))?, &depth)?;
-                if sheet.len() < SHEET {
-                    sheet.push(picture);
-                    picture::save(&folder.file("test.png")?, &picture::sheet(&sheet, 1)?)?;
-                }
-                Ok(())
-            };
-            if i < PICTURES && pictures.is_ok() {
-                pictures = save();
-            }
-            Ok(())
-        })?;
-        Ok((Some(evaluation), pictures))
-    }
-
-    fn write_result(&self, cpu_seconds: Option<f64>, evaluation: Option<&Evaluation>) -> Result<()> {
-        let trainer = &self.trainer;
-        write_json(
-            &self.folder.file(RESULT)?,
-            &json!({
-                "psnr_db": evaluation.map(|e| e.psnr_db),
-                "ssim": evaluation.map(|e| e.ssim),
-                "views": evaluation.map_or(0, |e| e.views.len()),
-                "seconds": self.seconds(),
-                "cpu_seconds": cpu_seconds,
-                "steps": trainer.step_count(),
-                "rays": trainer.num_rays(),
-                "cells": trainer.foam().num_cells(),
-                "sampling": trainer.config().sampler.strategy,
-                "curve": self.curve,
-                "per_view": evaluation.map_or(&[][..], |e| &e.views),
-            }),
-        )
-    }
-
-    fn draw_plots(&self) -> Result<()> {
-        if !self.losses.is_empty() {
-            let losses = plot::Series { name: "training loss".into(), points: self.losses.clone() };
-            plot::plot_curves(&self.folder.file("loss.svg")?, "Loss", "step", "mean loss of a batch", &[losses], true)?;
-        }
-        if self.curve.is_empty() {
-            return Ok(());
-        }
-        let points = self.curve.iter().map(|look| (look.seconds, look.psnr_db)).collect();
-        let psnr = plot::Series { name: "test views".into(), points };
-        plot::plot_curves(&self.folder.file("psnr.svg")?, "PSNR", "seconds of training", "dB", &[psnr], false)
-    }
-
-    fn draw_error_map(&self) -> Result<()> {
-        let sampler = self.trainer.sampler();
-        if sampler.config().strategy == Strategy::None {
-            return Ok(());
-        }
-        let maps = (0..self.trainer.dataset().train.len().min(PICTURES))
-            .map(|view| Ok(sampler.map_image(view)?.to_vec2::<f32>()?))
-            .collect::<Result<Vec<_>>>()?;
-        let most = picture::most_error(maps.iter().flatten().flatten().copied());
-        let picture = |map: &Vec<Vec<f32>>| {
-            let (width, height) = (map.first().map_or(0, Vec::len) as u32, map.len() as u32);
-            let picture = picture::error_map(&map.concat(), width, height, most)?;
-            // An entry as large as the patch of pixels that it stands for, if there is room for that.
-            let factor = sampler.config().map_patch().min((MAP_WIDTH / width.max(1)).max(1));
-            Ok(picture::enlarged(&picture, factor))
-        };
-        let pictures = maps.iter().map(picture).collect::<Result<Vec<_>>>()?;
-        picture::save(&self.folder.file("error_map.png")?, &picture::sheet(&pictures, 4)?)
+        Clock { step, seconds, cpu_seconds, curve }
     }
 }

@@ -39,5 +39,5 @@ pub use normalization::Normalization;
 pub use options::{LoadOptions, Resize, TestViews};
 pub use pixels::{Batch, BatchTensors, Pixels};
 pub use sampler::{
-    Draw, DrawHeader, Failure, OnFailure, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy,
+    Draw, DrawHeader, Failure, OnFailure, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy, ViewLayout,
 };

@@ -4,17 +4,24 @@
 
 mod config;
 mod evaluate;
+mod finite;
 mod loss;
+mod memory;
 pub mod metrics;
+mod migrate;
 mod optim;
+mod overrides;
 mod profile;
 mod state;
 
 pub use config::{Background, LossConfig, ResolutionStage, TopologyConfig, TrainConfig};
 pub use evaluate::{Evaluation, MAX_PSNR_DB, ViewScore, evaluate_views};
+pub use finite::NonFinite;
+pub use memory::MemoryEstimate;
+pub use migrate::{FORMAT_VERSION, migrate_header};
 pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
+pub use overrides::{SettingChange, refusal};
 pub use profile::Profile;
-pub use state::FORMAT_VERSION;
 
 use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler, SamplerConfig};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
@@ -25,6 +32,7 @@ use candle_core::{Device, Tensor};
 use loss::RayLoss;
 use profile::Lap;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// Trains a foam on a capture.
@@ -64,7 +72,16 @@ pub struct Trainer {
     progress: f64,
     /// Wall time of all steps so far.
     seconds: f64,
+    /// Of the last step.
+    metrics: Option<BatchMetrics>,
     profile: Profile,
+}
+
+/// How well the last batch was explained; for those who read checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct BatchMetrics {
+    loss: f64,
+    squared_error: f64,
 }
 
 /// What one step did.
@@ -152,6 +169,7 @@ impl Trainer {
             num_rays: 0,
             progress: 0.0,
             seconds: 0.0,
+            metrics: None,
             profile: Profile::default(),
         };
         trainer.seconds = started.elapsed().as_secs_f64();
@@ -261,10 +279,23 @@ impl Trainer {
         self.step += 1;
         self.num_rays += num_rays as u64;
         self.seconds += started.elapsed().as_secs_f64();
+        self.progress = self.progress_now();
+        self.metrics = Some(BatchMetrics { loss: stats.loss, squared_error: stats.squared_error });
+        Ok(StepStats { rebuilt, ..stats })
+    }
+
+    /// Where the schedules stand after the steps and seconds so far.
+    fn progress_now(&self) -> f64 {
         let by_steps = self.config.steps.map_or(0.0, |steps| self.step as f64 / steps as f64);
         let by_time = self.config.time_limit.map_or(0.0, |limit| self.seconds / limit);
-        self.progress = by_steps.max(by_time).min(1.0);
-        Ok(StepStats { rebuilt, ..stats })
+        by_steps.max(by_time).min(1.0)
+    }
+
+    /// Sets the wall time of all steps so far, and with a time limit where the schedules stand: to repeat the steps of
+    /// another run, which took other times.
+    pub fn set_seconds(&mut self, seconds: f64) {
+        self.seconds = seconds;
+        self.progress = self.progress_now();
     }
 
     /// Traces a batch, takes its loss back and updates the parameters; what it did, and the squared error of each ray.
@@ -303,12 +334,12 @@ impl Trainer {
         let (losses, errors): (Vec<f64>, Vec<f32>) =
             outputs.packed.par_chunks_exact(width).enumerate().map(|(ray, out)| loss.value(ray, out)).unzip();
         lap.end(&mut self.profile.trace);
-        self.require_finite("loss", losses.iter().filter(|x| !x.is_finite()).count())?;
+        self.require_finite("loss", NonFinite::of(&losses))?;
         let mut grad_raw = gradients.density;
         grad_raw.par_iter_mut().zip(&derivative).for_each(|(g, d)| *g *= d);
-        self.require_finite("grad_points", non_finite(&gradients.points))?;
-        self.require_finite("grad_raw_density", non_finite(&grad_raw))?;
-        self.require_finite("grad_sh", non_finite(&gradients.sh))?;
+        self.require_finite("grad_points", NonFinite::of(&gradients.points))?;
+        self.require_finite("grad_raw_density", NonFinite::of(&grad_raw))?;
+        self.require_finite("grad_sh", NonFinite::of(&gradients.sh))?;
         self.statistics.add(&gradients.points, &outputs.weights);
         lap.end(&mut self.profile.other);
 
@@ -348,10 +379,6 @@ impl Trainer {
     {
         let background = self.background().evaluation();
         evaluate_views(&self.foam, &self.dataset.test, background, &self.config.trace, on_view)
-    }
-
-    fn require_finite(&self, tensor: &str, count: usize) -> Result<()> {
-        if count == 0 { Ok(()) } else { Err(Error::NonFinite { tensor: tensor.into(), count, step: self.step }) }
     }
 
     fn set_rates(&mut self, progress: f64) -> Result<()> {
@@ -442,11 +469,6 @@ fn require_cpu(device: &Device) -> Result<()> {
 /// The training views of a dataset, reduced by `factor`, as a store of pixels.
 fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
     if factor == 1 { Pixels::new(&dataset.train) } else { Pixels::new(&dataset.resized(factor)?.train) }
-}
-
-/// How many of the values are not finite.
-fn non_finite(values: &[f32]) -> usize {
-    values.par_iter().with_min_len(1 << 14).filter(|x| !x.is_finite()).count()
 }
 
 fn new_faces(foam: &Foam) -> Faces<f32> {

@@ -1,9 +1,11 @@
 //! Saving a training run and going on with it.
 
-use super::{Adam, Profile, TrainConfig, Trainer, new_faces, non_finite, require_cpu, training_pixels};
+use super::migrate::{FORMAT_VERSION, migrate_header};
+use super::{Adam, Profile, TrainConfig, Trainer, new_faces, require_cpu, training_pixels};
+use crate::camera::Camera;
 use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
-use crate::foam::{Foam, RefineStatistics, with_values};
+use crate::foam::{Foam, RefineStatistics};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -11,8 +13,13 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The version of the checkpoint format that this crate writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// A training view as the header has it: enough to render from where the images were taken, without them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct NamedCamera {
+    name: String,
+    #[serde(flatten)]
+    camera: Camera,
+}
 
 /// The scalars of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,11 +79,15 @@ impl Trainer {
         let mut header = serde_json::json!({
             "format_version": FORMAT_VERSION,
             "crate_version": env!("CARGO_PKG_VERSION"),
+            "step": self.step,
+            "seed": self.config.seed,
             "config": self.config,
             "progress": progress,
+            "metrics": self.metrics,
             "density_scale": self.foam.density_scale(),
             "extent": self.dataset.extent,
             "normalization": self.dataset.normalization,
+            "cameras": cameras(&self.dataset),
             "sampler": sampler_header,
             "run": extra,
         });
@@ -96,43 +107,104 @@ impl Trainer {
         self.checkpoint(extra)?.save(path)
     }
 
-    /// Writes the error map on its own: a flat f32 map (an unvisited entry has its sign bit set), and in the header
-    /// the sampler's settings and how entries lie in the views. Returns whether there is a map.
+    /// Writes [`Trainer::error_map_file`], whole or not at all. Returns whether there is a map.
     ///
     /// # Errors
     ///
     /// Those of writing.
     pub fn save_error_map(&self, path: impl AsRef<Path>) -> Result<bool> {
-        let (tensors, header) = self.loader.sampler().state()?;
-        if self.loader.sampler().config().strategy == Strategy::None {
-            return Ok(false);
+        let file = self.error_map_file()?;
+        file.as_ref().map_or(Ok(()), |file| file.save(path))?;
+        Ok(file.is_some())
+    }
+
+    /// The error map on its own, for whoever wants to look at it: one flat tensor `error_map` of f32, an entry a
+    /// patch of pixels, whose sign bit is set where the patch was never visited. `None` where no map is kept.
+    ///
+    /// The header has `format_version`, `step`, `sampler` (settings; the side of a patch in pixels is
+    /// `sampler.patches.patch`), and for each training view in `views` its `name` and the image's `width` and `height`,
+    /// `rows` and `columns` of patches, and where its entries are: `entries` of them from `offset` on, row by row. An
+    /// entry is the moving mean of `error^error_power`.
+    ///
+    /// Where pixels are left out (masks, lenses), a patch without any other has no entry; the tensor `patch_of_entry`
+    /// (u32, ascending) then gives the patch of each entry, counted row by row through all views. With patches of more
+    /// than one pixel an entry is then also multiplied by the share of the patch's pixels that are left.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn error_map_file(&self) -> Result<Option<Checkpoint>> {
+        let sampler = self.loader.sampler();
+        if sampler.config().strategy == Strategy::None {
+            return Ok(None);
         }
-        let header = serde_json::json!({ "format_version": FORMAT_VERSION, "step": self.step, "sampler": header });
-        Checkpoint { tensors, header }.save(path)?;
-        Ok(true)
+        let (mut tensors, header) = sampler.state()?;
+        if let Some(patches) = sampler.patch_of_entry() {
+            let len = patches.len();
+            tensors.insert("patch_of_entry".into(), Tensor::from_vec(patches, len, &Device::Cpu)?);
+        }
+        let layouts = sampler.view_layouts();
+        let names = self.dataset.train.iter().map(|view| &view.name);
+        let views: Vec<_> = names.zip(&layouts).map(|(name, layout)| NamedLayout { name, layout }).collect();
+        let header = serde_json::json!({
+            "format_version": FORMAT_VERSION,
+            "crate_version": env!("CARGO_PKG_VERSION"),
+            "step": self.step,
+            "sampler": header,
+            "views": views,
+        });
+        Ok(Some(Checkpoint { tensors, header }))
     }
 
     /// Goes on with a saved run: on the CPU, with the bits that the uninterrupted run would have had.
     ///
-    /// `dataset` is the capture that the run was begun with; all settings are those of the checkpoint.
+    /// `dataset` is the capture that the run was begun with; all settings are those of the checkpoint, which may be of
+    /// any version up to [`FORMAT_VERSION`].
     ///
     /// # Errors
     ///
-    /// A file that is none, of another format version, or incomplete; a capture that was normalised differently or has
-    /// images of other sizes; a device other than the CPU.
+    /// A file that is none, of a newer format version, or incomplete; a capture that was normalised differently or has
+    /// other cameras or images of other sizes; a device other than the CPU.
     pub fn resume(path: impl AsRef<Path>, dataset: Dataset, device: &Device) -> Result<Self> {
-        let path = path.as_ref();
-        require_cpu(device)?;
-        let checkpoint = Checkpoint::load(path, device)?;
-        Self::restore(path, &checkpoint, dataset).map_err(|error| in_file(path, error))
+        Self::resume_from(path.as_ref(), dataset, None, device)
     }
 
-    fn restore(path: &Path, checkpoint: &Checkpoint, dataset: Dataset) -> Result<Self> {
-        let version: u32 = checkpoint.field(path, "format_version")?;
-        if version != FORMAT_VERSION {
-            return Err(Error::file(path, "header.format_version", FORMAT_VERSION.to_string(), version.to_string()));
+    /// As [`Trainer::resume`], with settings of which some may differ from those of the checkpoint: those that have no
+    /// [`refusal`](super::refusal). A plan that has changed moves the place in the schedules; a time limit that is
+    /// new counts from here.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Trainer::resume`]; [`Error::Config`] with all differences, if there is one that may not be.
+    pub fn resume_with(path: impl AsRef<Path>, dataset: Dataset, config: TrainConfig, device: &Device) -> Result<Self> {
+        Self::resume_from(path.as_ref(), dataset, Some(config), device)
+    }
+
+    fn resume_from(path: &Path, dataset: Dataset, asked: Option<TrainConfig>, device: &Device) -> Result<Self> {
+        require_cpu(device)?;
+        let mut checkpoint = Checkpoint::load(path, device)?;
+        migrate_header(path, &mut checkpoint.header)?;
+        let saved: TrainConfig = checkpoint.field(path, "config")?;
+        let changes = asked.as_ref().map_or(Ok(Vec::new()), |asked| saved.changes(asked))?;
+        if changes.iter().any(|change| change.refused.is_some()) {
+            let told: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            return Err(Error::config("resume", "the settings of the run", told.join("; ")));
         }
-        let config: TrainConfig = checkpoint.field(path, "config")?;
+        let of_sampler = changes.iter().any(|change| change.key.starts_with("sampler."));
+        let sampler = checkpoint.header.get_mut("sampler").and_then(Value::as_object_mut);
+        if let (true, Some(asked), Some(sampler)) = (of_sampler, &asked, sampler) {
+            let settings = serde_json::to_value(&asked.sampler).map_err(candle_core::Error::wrap)?;
+            sampler.insert("config".into(), settings);
+        }
+        let config = asked.unwrap_or(saved);
+        let mut trainer = Self::restore(path, &checkpoint, dataset, config).map_err(|error| in_file(path, error))?;
+        if changes.iter().any(|change| matches!(&*change.key, "steps" | "time_limit")) {
+            trainer.progress = trainer.progress_now();
+        }
+        Ok(trainer)
+    }
+
+    fn restore(path: &Path, checkpoint: &Checkpoint, dataset: Dataset, config: TrainConfig) -> Result<Self> {
         config.validate()?;
         let normalization: Normalization = checkpoint.field(path, "normalization")?;
         if normalization != dataset.normalization {
@@ -144,17 +216,17 @@ impl Trainer {
             let expected = format!("that of the capture, {}", dataset.extent);
             return Err(Error::file(path, "header.extent", expected, extent.to_string()));
         }
+        let found: Option<Vec<NamedCamera>> = checkpoint.field(path, "cameras")?;
+        if let Some(found) = found {
+            same_cameras(path, &cameras(&dataset), &found)?;
+        }
         let progress: Progress = checkpoint.field(path, "progress")?;
         progress.validate()?;
         let foam = Foam::from_checkpoint(checkpoint, path)?;
         let mut optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         optimizer.restore(&with_prefix(checkpoint, "optim."), progress.optimizer_count)?;
         let pending = checkpoint.header.get("pending_draw").map(|_| checkpoint.field(path, "pending_draw"));
-        let mut header = LoaderHeader { sampler: checkpoint.field(path, "sampler")?, pending: pending.transpose()? };
-        // Checkpoints from before samplers had an exponent of their own hold the loss's alone.
-        if config.loss.importance_exponent != 0.0 {
-            header.sampler.config.importance_exponent = config.loss.importance_exponent;
-        }
+        let header = LoaderHeader { sampler: checkpoint.field(path, "sampler")?, pending: pending.transpose()? };
         let pixels = training_pixels(&dataset, progress.resolution)?;
         let loader = Loader::from_state(&with_prefix(checkpoint, "sampler."), header, pixels)?;
         let statistics = RefineStatistics {
@@ -181,21 +253,37 @@ impl Trainer {
             num_rays: progress.num_rays,
             progress: progress.progress,
             seconds: progress.seconds.unwrap_or(0.0),
+            metrics: checkpoint.field(path, "metrics")?,
             profile: Profile::default(),
         })
     }
+}
 
-    /// Checks that every value of every parameter is finite.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NonFinite`] for the first parameter that has any.
-    pub fn check_parameters(&self) -> Result<()> {
-        for (name, var) in self.foam.named_vars() {
-            let count = with_values(var, non_finite)?;
-            self.require_finite(name, count)?;
+/// A view of the error map's file.
+#[derive(Debug, Serialize)]
+struct NamedLayout<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    layout: &'a crate::data::ViewLayout,
+}
+
+fn cameras(dataset: &Dataset) -> Vec<NamedCamera> {
+    dataset.train.iter().map(|view| NamedCamera { name: view.name.clone(), camera: view.camera }).collect()
+}
+
+/// Refuses a capture whose training views are others than those of the run.
+fn same_cameras(path: &Path, expected: &[NamedCamera], found: &[NamedCamera]) -> Result<()> {
+    if expected.len() != found.len() {
+        let expected = format!("the {} training views of the capture", expected.len());
+        return Err(Error::file(path, "header.cameras", expected, found.len().to_string()));
+    }
+    match expected.iter().zip(found).position(|(a, b)| a.camera != b.camera) {
+        Some(view) => {
+            let expected = format!("that of the capture's {}, {:?}", expected[view].name, expected[view].camera);
+            let NamedCamera { name, camera } = &found[view];
+            Err(Error::file(path, format!("header.cameras[{view}]"), expected, format!("{name}, {camera:?}")))
         }
-        Ok(())
+        None => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ mod top_k;
 
 pub use config::{OnFailure, SamplerConfig, Strategy};
 pub use draw::{Draw, DrawHeader};
-pub use state::SamplerHeader;
+pub use state::{SamplerHeader, ViewLayout};
 pub use stats::{Failure, SamplerStats};
 
 pub(super) use draw::check_errors;

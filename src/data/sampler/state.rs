@@ -10,7 +10,7 @@ use super::draw::vector;
 use super::stats::Counters;
 use super::{Failure, OnFailure, Sampler, SamplerConfig};
 use crate::data::Bitmap;
-use crate::data::patches::Patches;
+use crate::data::patches::{Grid, Patches};
 use crate::ops::ErrorMap;
 use crate::{Error, Result};
 
@@ -39,7 +39,48 @@ pub struct SamplerHeader {
     pub(super) adaptive: Adaptive,
 }
 
+/// How the entries of a view lie in the flat map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewLayout {
+    /// Height of the image in pixels.
+    pub height: u32,
+    /// Width of the image in pixels.
+    pub width: u32,
+    /// Patches from top to bottom: `height / patch`, rounded up. Patch `row` covers the pixels from
+    /// `row * height / rows`, rounded down, to where the next one begins.
+    pub rows: u32,
+    /// Patches from left to right, likewise.
+    pub columns: u32,
+    /// The first entry of this view.
+    pub offset: u32,
+    /// How many it has: `rows * columns`, but where patches have no pixel in use; see [`Sampler::patch_of_entry`].
+    pub entries: u32,
+}
+
 impl Sampler {
+    /// How the entries of each view lie in the flat map, row by row; for those who read a saved one.
+    pub fn view_layouts(&self) -> Vec<ViewLayout> {
+        let patches = &self.header.patches;
+        let mut offset = 0;
+        let layout = |grid: &Grid| {
+            let entries = grid.patches().filter(|&patch| patches.entry_of_patch(patch).is_some()).count() as u32;
+            let Grid { height, width, rows, columns, .. } = *grid;
+            let layout = ViewLayout { height, width, rows, columns, offset, entries };
+            offset += entries;
+            layout
+        };
+        (0..patches.num_views()).filter_map(|view| patches.grid(view)).map(layout).collect()
+    }
+
+    /// Where some pixels are not in use, the patch of each entry, ascending, counted row by row through all views: not
+    /// every patch has one then.
+    pub fn patch_of_entry(&self) -> Option<Vec<u32>> {
+        let patches = &self.header.patches;
+        patches.in_use()?;
+        let all = (0..patches.num_views()).filter_map(|view| patches.grid(view)).flat_map(Grid::patches);
+        Some(all.filter(|&patch| patches.entry_of_patch(patch).is_some()).collect())
+    }
+
     /// Everything the next draw depends on: named tensors (the map, where there is one; which pixels are in use, where
     /// that is not all of them) and a header.
     ///

@@ -2,7 +2,13 @@
 //!
 //! The header is one string of JSON under one key, so that the same content always gives the same bytes. A file is
 //! written beside its name, flushed to the disk and renamed: whoever reads the name finds the old file or the new
-//! one, whole.
+//! one, whole. [`Kept`] keeps some of the older ones, too.
+
+mod kept;
+mod replace;
+
+pub use kept::Kept;
+pub use replace::write_atomically;
 
 use crate::{Error, Result};
 use bytemuck::Pod;
@@ -14,9 +20,9 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The metadata key of the header.
 const HEADER_KEY: &str = "candle_radfoam";
@@ -64,7 +70,11 @@ impl Checkpoint {
     /// # }
     /// ```
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
+        self.write(path.as_ref(), || Ok(()))
+    }
+
+    /// As [`Checkpoint::save`]; calls `last` once all is on the disk, before the old file goes.
+    fn write(&self, path: &Path, last: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
         let metadata = HashMap::from([(HEADER_KEY.to_string(), self.header.to_string())]);
         let mut tensors = Vec::with_capacity(self.tensors.len());
         for (name, tensor) in &self.tensors {
@@ -90,14 +100,15 @@ impl Checkpoint {
             let expected = format!("at most {LONGEST_HEADER} bytes");
             return Err(Error::file(path, "header", expected, format!("{} bytes", head.len())));
         }
-        replace_file(path, |file| {
+        let content = |file: &mut File| {
             file.write_all(&(head.len() as u64).to_le_bytes())?;
             file.write_all(&head)?;
             for (_, _, tensor) in &tensors {
                 with_bytes(tensor, |bytes| file.write_all(bytes)).map_err(std::io::Error::other)??;
             }
             Ok(())
-        })
+        };
+        replace::replace_file(path, content, last)
     }
 
     /// Reads a file. Nothing is allocated for more than the file holds, whatever its header says.
@@ -113,15 +124,22 @@ impl Checkpoint {
         Self::read(path, &mut file, len, device)
     }
 
+    /// Reads the header of a file and none of its tensors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::load`], but for what is wrong with values.
+    pub fn load_header(path: impl AsRef<Path>) -> Result<Value> {
+        let path = path.as_ref();
+        let mut file = File::open(path).map_err(|source| Error::io(path, source))?;
+        let len = file.metadata().map_err(|source| Error::io(path, source))?.len();
+        header_of(path, &read_metadata(path, &mut file, len)?)
+    }
+
     /// Reads the `len` bytes of `file`; errors name `path`.
     fn read(path: &Path, file: &mut impl Read, len: u64, device: &Device) -> Result<Self> {
         let metadata = read_metadata(path, file, len)?;
-        let text = metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER_KEY));
-        let Some(text) = text else {
-            return Err(Error::file(path, "metadata", format!("the key {HEADER_KEY}"), "none"));
-        };
-        let header = serde_json::from_str(text)
-            .map_err(|error| Error::file(path, HEADER_KEY, "valid JSON", error.to_string()))?;
+        let header = header_of(path, &metadata)?;
         let mut tensors = BTreeMap::new();
         // In the order of their bytes.
         for name in metadata.offset_keys() {
@@ -198,6 +216,15 @@ fn read_metadata(path: &Path, file: &mut impl Read, len: u64) -> Result<Metadata
         return Err(Error::file(path, "tensors", format!("{expected} bytes"), format!("{found} bytes")));
     }
     Ok(metadata)
+}
+
+/// The header of this crate among a file's metadata.
+fn header_of(path: &Path, metadata: &Metadata) -> Result<Value> {
+    let text = metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER_KEY));
+    let Some(text) = text else {
+        return Err(Error::file(path, "metadata", format!("the key {HEADER_KEY}"), "none"));
+    };
+    serde_json::from_str(text).map_err(|error| Error::file(path, HEADER_KEY, "valid JSON", error.to_string()))
 }
 
 /// Reads the tensor that comes next in `file`.
@@ -284,38 +311,4 @@ pub(crate) fn in_file(path: &Path, error: Error) -> Error {
         Error::Config { field, expected, found } => Error::file(path, field, expected, found),
         other => other,
     }
-}
-
-/// Writes `bytes` to `path` so that a reader, or a crash at any moment, finds the old file or the new one.
-///
-/// # Errors
-///
-/// A folder that cannot be written, a full disk. The old file is then still there.
-pub fn write_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-    replace_file(path.as_ref(), |file| file.write_all(bytes))
-}
-
-/// As [`write_atomically`], for content that need not be in memory all at once.
-fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    let part: PathBuf = path.with_file_name(name);
-    let written = File::create(&part)
-        .and_then(|mut file| {
-            write(&mut file)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&part, path));
-    if let Err(source) = written {
-        // The part is of no use; that it cannot be removed either changes nothing about the error.
-        let _ = fs::remove_file(&part);
-        return Err(Error::io(path, source));
-    }
-    // The rename itself is on the disk once the folder is. Not every system can flush a folder.
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty())
-        && let Ok(folder) = File::open(folder)
-    {
-        let _ = folder.sync_all();
-    }
-    Ok(())
 }

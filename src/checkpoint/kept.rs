@@ -1,0 +1,136 @@
+//! The checkpoints of a run: the newest, and some of those before it.
+
+use std::cmp::Reverse;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Checkpoint;
+use super::replace::folder_of;
+use crate::{Error, Result};
+
+/// Digits of a step in a file's name: names are in the order of their steps up to a hundred million.
+const DIGITS: usize = 8;
+
+/// The checkpoints of a run in one folder. The newest always has the same name; those before it have their step (the
+/// header's `step`) in theirs, as `checkpoint-00000120.safetensors` beside `checkpoint.safetensors`.
+///
+/// At every moment the newest is there and whole, whatever happens to the process or the machine: the older name is a
+/// second link to the present file, made before the new one takes its place.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candle_radfoam::checkpoint::{Checkpoint, Kept};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = tempfile::tempdir()?;
+/// let kept = Kept::new(folder.path().join("checkpoint.safetensors"), 2)?;
+/// for step in 1..=5 {
+///     let tensors = [("x".to_string(), Tensor::new(step as f32, &Device::Cpu)?)].into();
+///     kept.save(&Checkpoint { tensors, header: serde_json::json!({ "step": step }) })?;
+/// }
+/// let steps: Result<Vec<_>, _> = kept.all().iter().map(Checkpoint::load_header).collect();
+/// assert_eq!(steps?.iter().map(|header| header["step"].as_u64()).collect::<Vec<_>>(), [Some(5), Some(4)]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Kept {
+    newest: PathBuf,
+    keep: usize,
+}
+
+impl Kept {
+    /// The newest checkpoint is `newest`; with those before it there are `keep` of them, at least 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where none would be kept.
+    pub fn new(newest: impl Into<PathBuf>, keep: usize) -> Result<Self> {
+        if keep == 0 {
+            return Err(Error::config("keep", "at least 1 checkpoint", "0"));
+        }
+        Ok(Self { newest: newest.into(), keep })
+    }
+
+    /// The file of the newest one.
+    pub fn newest(&self) -> &Path {
+        &self.newest
+    }
+
+    /// All that are there, the newest first.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let mut older = self.older();
+        older.sort_unstable_by_key(|&(step, _)| Reverse(step));
+        let newest = self.newest.exists().then(|| self.newest.clone());
+        newest.into_iter().chain(older.into_iter().map(|(_, path)| path)).collect()
+    }
+
+    /// Writes the newest one, and removes those of the older ones that are too many.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Checkpoint::save`]; the one before it is then the newest still.
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let next = checkpoint.header["step"].as_u64();
+        checkpoint.write(&self.newest, || {
+            if self.keep > 1 {
+                self.keep_present(next)?;
+            }
+            // Before the new one takes its place, so that not one is left over however often saves are killed.
+            self.remove_too_many(next);
+            Ok(())
+        })
+    }
+
+    /// Gives the present checkpoint the name that it has as an older one.
+    fn keep_present(&self, next: Option<u64>) -> io::Result<()> {
+        // What cannot be read is not worth keeping, and the same step again is no older one.
+        let present = Checkpoint::load_header(&self.newest).ok().and_then(|header| header["step"].as_u64());
+        let Some(step) = present.filter(|_| present != next) else { return Ok(()) };
+        let older = self.of_step(step);
+        if older.exists() {
+            // The same file, if a save was killed after this; of another course, if a run was taken up from before it.
+            fs::remove_file(&older)?;
+        }
+        // On a file system without links there is the older name alone for a moment; `all` finds it.
+        fs::hard_link(&self.newest, &older).or_else(|_| fs::rename(&self.newest, &older))
+    }
+
+    fn remove_too_many(&self, next: Option<u64>) {
+        let mut older = self.older();
+        // Those of later steps are from a course that was left: they go first.
+        older.sort_unstable_by_key(|&(step, _)| (next.is_none_or(|next| step < next), step));
+        let too_many = (older.len() + 1).saturating_sub(self.keep);
+        for (_, path) in older.into_iter().take(too_many) {
+            // One too many does no harm but to the space, and the next save tries again.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The name as an older one, in two parts about the step.
+    fn name(&self) -> (String, String) {
+        let part = |part: Option<&std::ffi::OsStr>| part.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+        let ending = part(self.newest.extension());
+        let ending = if ending.is_empty() { ending } else { format!(".{ending}") };
+        (format!("{}-", part(self.newest.file_stem())), ending)
+    }
+
+    fn of_step(&self, step: u64) -> PathBuf {
+        let (stem, ending) = self.name();
+        self.newest.with_file_name(format!("{stem}{step:0DIGITS$}{ending}"))
+    }
+
+    /// The older ones with their steps, in no order.
+    fn older(&self) -> Vec<(u64, PathBuf)> {
+        let (stem, ending) = self.name();
+        let Ok(entries) = fs::read_dir(folder_of(&self.newest)) else { return Vec::new() };
+        let step = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            let digits = name.strip_prefix(&stem)?.strip_suffix(&ending)?;
+            let is_step = digits.len() >= DIGITS && digits.bytes().all(|b| b.is_ascii_digit());
+            if is_step { digits.parse().ok() } else { None }
+        };
+        entries.flatten().filter_map(|entry| Some((step(&entry.path())?, entry.path()))).collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! Does a run take the memory that is foretold for it?
+
+#[path = "common/capture.rs"]
+mod capture;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::Device;
+use candle_radfoam::Result;
+use candle_radfoam::data::Image;
+use candle_radfoam::foam::InitConfig;
+use candle_radfoam::train::{MemoryEstimate, TrainConfig, Trainer};
+use serde_json::Value;
+
+/// The system's allocator, counting.
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        MOST.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: `at` came from the system's allocator with this layout.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that a run of a few steps with a checkpoint holds at most beyond the capture, and what was foretold.
+fn measured(config: TrainConfig, side: u32) -> Result<(usize, MemoryEstimate)> {
+    let mut dataset = capture::dataset();
+    for view in &mut dataset.train {
+        let scale = f64::from(side) / f64::from(view.camera.width);
+        let camera = &mut view.camera;
+        (camera.width, camera.height) = (side, side);
+        for length in [&mut camera.fx, &mut camera.fy, &mut camera.cx, &mut camera.cy] {
+            *length *= scale;
+        }
+        let channels = view.image.channels;
+        view.image = Image::new(side, side, channels, vec![128; side as usize * side as usize * channels])?;
+    }
+    let estimate = MemoryEstimate::of(&config, &dataset);
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let mut trainer = Trainer::new(dataset, config, &Device::Cpu)?;
+    for _ in 0..29 {
+        trainer.step()?;
+    }
+    // Written beside the training.
+    let checkpoint = trainer.checkpoint(Value::Null)?;
+    trainer.step()?;
+    drop(checkpoint);
+    Ok((MOST.load(Ordering::Relaxed) - before, estimate))
+}
+
+#[test]
+fn a_run_takes_what_is_foretold() -> Result<()> {
+    let config = |num_cells: usize, sh_degree, batch_size| {
+        let mut config = capture::config(30);
+        config.init = InitConfig { num_cells, num_outer_cells: num_cells / 10, ..InitConfig::default() };
+        (config.refine.max_cells, config.refine.rounds, config.refine.from) = (2 * num_cells, 1, 0.7);
+        (config.sh_degree, config.sampler.batch_size) = (sh_degree, batch_size);
+        // The triangulation is repaired, and kept for that.
+        (config.topology.check_every, config.topology.moved_limit, config.topology.moved_share) = (5, 0.03, 0.01);
+        config
+    };
+    let mut failures = Vec::new();
+    for (case, config, side) in [
+        ("cells of degree 1", config(15_000, 1, 1024), 32),
+        ("cells of degree 3", config(10_000, 3, 1024), 32),
+        ("rays", config(1000, 1, 200_000), 32),
+        ("pixels", config(500, 1, 1024), 800),
+        ("of each some", config(8000, 2, 30_000), 200),
+    ] {
+        let (most, estimate) = measured(config, side)?;
+        let share = estimate.to_come() as f64 / most as f64;
+        println!("{case}: {:.1} MB, {share:.2} of it foretold ({estimate})", most as f64 / 1e6);
+        if !(0.75..=1.33).contains(&share) {
+            failures.push(format!("{case}: {most} bytes, {share:.2} of it foretold: {estimate}"));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn advice_names_what_takes_the_most() {
+    let config = TrainConfig { steps: Some(10), ..TrainConfig::default() };
+    let megabytes = |n: u64| n * 1_000_000;
+    let estimate = MemoryEstimate {
+        images: megabytes(500),
+        pixels: megabytes(500),
+        cells: megabytes(1000),
+        rays: megabytes(20),
+        error_map: 0,
+    };
+    assert_eq!((estimate.total(), estimate.to_come()), (megabytes(2020), megabytes(1520)));
+    assert!(estimate.advice(megabytes(1520), &config).is_empty());
+    // 500 MB less: half of the cells, or a few of the pixels.
+    let advice = estimate.advice(megabytes(1020), &config);
+    assert_eq!(advice.len(), 2, "{advice:?}");
+    assert_eq!(advice[0], format!("--max-cells {} or fewer", config.refine.max_cells / 2));
+    assert!(advice[1].starts_with("--downsample"), "{advice:?}");
+    let rays = MemoryEstimate { images: 0, pixels: 0, cells: megabytes(1), rays: megabytes(100), error_map: 0 };
+    let advice = rays.advice(megabytes(51), &config);
+    assert_eq!(advice, [format!("--rays-per-batch {} or fewer", config.sampler.batch_size / 2)]);
+    let told = estimate.to_string();
+    assert!(told.contains("2020 MB") && told.contains("cells 1000"), "{told}");
+}

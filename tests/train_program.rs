@@ -1,0 +1,332 @@
+//! Does the program `train` save when it is interrupted, go on as if it had not been, and refuse what it should?
+#![cfg(unix)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use candle_radfoam::checkpoint::Checkpoint;
+use candle_radfoam::data::synthetic::{SyntheticOptions, write_capture};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Nothing here takes as long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program, built like this test.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().expect("this program");
+        let folder = test.ancestors().nth(2).expect("target/debug");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--example", "train", "--manifest-path"]);
+        build.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+        build.arg("--target-dir").arg(folder.parent().expect("target"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let output = build.output().expect("cargo");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        folder.join("examples/train")
+    })
+}
+
+/// A small capture, a config, and runs beside them.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// `train` is the `[train]` table of the config, beyond what makes it small.
+    fn new(train: &str) -> Self {
+        let place = Self { folder: tempfile::tempdir().expect("a folder") };
+        let options = SyntheticOptions { size: 24, train_views: 6, test_views: 2, samples: 1, seed: 1 };
+        write_capture(&place.path("capture"), &options, &|_, _| {}).expect("a capture");
+        place.configure("config.toml", train);
+        place
+    }
+
+    fn configure(&self, name: &str, train: &str) {
+        let text = format!(
+            "[train]\n{train}\n[train.init]\nnum_cells = 200\nnum_outer_cells = 20\n[train.sampler]\nbatch_size = 256\n\
+             warmup_steps = 5\npatch = 4\n[train.refine]\nrounds = 4\nfrom = 0.3\nuntil = 0.8\nmax_cells = 500\n"
+        );
+        fs::write(self.path(name), text).expect("written");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.current_dir(self.folder.path()).args(args).arg("--quiet");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A new run in the folder `out`.
+    fn begin(&self, out: &str, args: &[&str]) -> Command {
+        self.command(&[&["capture", "--config", "config.toml", "--out", out], args].concat())
+    }
+
+    fn checkpoint(&self, run: &str) -> Vec<u8> {
+        fs::read(self.path(run).join("checkpoint.safetensors")).expect("a checkpoint")
+    }
+
+    fn step(&self, run: &str) -> u64 {
+        let header = Checkpoint::load_header(self.path(run).join("checkpoint.safetensors")).expect("a header");
+        header["step"].as_u64().expect("a step")
+    }
+
+    fn metrics(&self, run: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until the run has taken some steps.
+    fn wait_for_steps(&self, child: &mut Child, run: &str, steps: usize) {
+        let started = Instant::now();
+        while self.metrics(run).len() < steps {
+            assert!(child.try_wait().expect("a child").is_none(), "{run} ended by itself");
+            assert!(started.elapsed() < PATIENCE, "{run} takes no steps");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn succeed(mut command: Command) -> String {
+    let output = command.output().expect("train");
+    assert!(output.status.success(), "{:?}: {}", command.get_args(), told(&output));
+    told(&output)
+}
+
+/// What a run that must fail says.
+fn fail(mut command: Command) -> String {
+    let output = command.output().expect("train");
+    assert_eq!(output.status.code(), Some(1), "{:?}: {}", command.get_args(), told(&output));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("a signal");
+}
+
+/// Through densification and a change of resolution, on any number of threads, with and without a draw that waits.
+#[test]
+fn stopped_and_resumed_is_the_same_file() {
+    let stages = "[[train.resolution]]\nuntil = 0.6\nfactor = 2\n[[train.resolution]]\nuntil = 1.0\nfactor = 1\n";
+    let place = Place::new("seed = 3\nsteps = 60");
+    let config = fs::read_to_string(place.path("config.toml")).expect("a config");
+    for lag in [0, 1] {
+        let text = config.replace("patch = 4", &format!("patch = 4\nlag = {lag}")) + stages;
+        fs::write(place.path("config.toml"), text).expect("written");
+        let name = |what: &str| format!("{what}-{lag}");
+        succeed(place.begin(&name("whole"), &["--threads", "1"]));
+        let refined = |line: &&Value| !line["refined"].is_null();
+        let metrics = place.metrics(&name("whole"));
+        let (before, after) = metrics.split_at(30);
+        assert!(before.iter().any(|line| refined(&line)) && after.iter().any(|line| refined(&line)), "lag {lag}");
+        for [first, second] in [["1", "2"], ["2", "1"]] {
+            let run = name(&format!("run-{first}"));
+            succeed(place.begin(&run, &["--stop-after", "30", "--threads", first]));
+            assert_eq!(place.step(&run), 30);
+            succeed(place.command(&["--resume", &run, "--threads", second]));
+            assert!(place.checkpoint(&run) == place.checkpoint(&name("whole")), "lag {lag}, threads {first}, {second}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_saves_and_goes_on_as_if_it_had_not_been() {
+    let place = Place::new("seed = 3\nsteps = 100000");
+    for (number, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let run = format!("run-{status}");
+        let mut child = place.begin(&run, &[]).spawn().expect("train");
+        place.wait_for_steps(&mut child, &run, 5);
+        signal(&child, number);
+        let output = child.wait_with_output().expect("train");
+        assert_eq!(output.status.code(), Some(status), "{}", told(&output));
+        let step = place.step(&run);
+        assert!(step >= 5 && told(&output).contains(&format!("saved after {step} steps")), "{}", told(&output));
+        assert!(!place.path(&run).join("result.json").exists(), "an interrupted run has no result");
+        let end = (step + 10).to_string();
+        succeed(place.command(&["--resume", &run, "--stop-after", &end]));
+        let whole = format!("whole-{status}");
+        succeed(place.begin(&whole, &["--stop-after", &end]));
+        assert!(place.checkpoint(&run) == place.checkpoint(&whole), "{number:?} after step {step}");
+    }
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    // A step of a million rays takes seconds.
+    let place = Place::new("steps = 100000");
+    let mut child = place.begin("run", &["--rays-per-batch", "1048576", "--threads", "1"]).spawn().expect("train");
+    let started = Instant::now();
+    while !place.path("run/metrics.jsonl").exists() {
+        assert!(started.elapsed() < PATIENCE && child.try_wait().expect("a child").is_none(), "no run");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, Signal::INT);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(child.try_wait().expect("a child").is_none(), "the first signal waits for the step");
+    let second = Instant::now();
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().expect("train").code(), Some(130));
+    assert!(second.elapsed() < Duration::from_secs(1), "{:?}", second.elapsed());
+    assert!(!place.path("run/checkpoint.safetensors").exists());
+}
+
+#[test]
+fn a_folder_in_use_is_refused_until_the_run_is_killed() {
+    let place = Place::new("steps = 100000");
+    let mut child = place.begin("run", &["--checkpoint-every", "0", "--keep", "3"]).spawn().expect("train");
+    place.wait_for_steps(&mut child, "run", 10);
+    let said = fail(place.command(&["--resume", "run"]));
+    assert!(said.contains("in use") && said.contains(&child.id().to_string()), "{said}");
+    child.kill().expect("killed");
+    child.wait().expect("a status");
+    let step = place.step("run");
+    succeed(place.command(&["--resume", "run", "--stop-after", &(step + 1).to_string(), "--keep", "3"]));
+    let files = fs::read_dir(place.path("run")).expect("a folder").flatten();
+    let names = files.map(|file| file.file_name().into_string().expect("a name"));
+    let kept = names.filter(|name| name.starts_with("checkpoint") && name.ends_with("safetensors")).count();
+    assert_eq!(kept, 3);
+
+    // A disk that lost the newest one: the one before it is taken.
+    fs::write(place.path("run/checkpoint.safetensors"), b"lost").expect("written");
+    let said = succeed(place.command(&["--resume", "run", "--stop-after", &(step + 2).to_string()]));
+    assert!(said.contains("warning") && said.contains(&format!("resuming at step {step}")), "{said}");
+}
+
+/// What cannot be saved is no reason to end before the end; then it is.
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint_to_go_on_from() {
+    let place = Place::new("seed = 3\nsteps = 30");
+    succeed(place.begin("whole", &[]));
+    succeed(place.begin("run", &["--stop-after", "10"]));
+    // No file of more than 24 blocks of 512 bytes: a checkpoint has more, and metrics and settings have less.
+    let mut limited = Command::new("sh");
+    limited.current_dir(place.folder.path()).args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$@\"", "sh"]);
+    limited.arg(program()).args(["--resume", "run", "--quiet", "--checkpoint-every", "0"]);
+    let output = limited.output().expect("train");
+    let said = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("warning: not saved") && said.contains("checkpoint.safetensors"), "{said}");
+    assert_eq!((place.metrics("run").len(), place.step("run")), (30, 10), "{said}");
+    succeed(place.command(&["--resume", "run"]));
+    assert!(place.checkpoint("run") == place.checkpoint("whole"));
+}
+
+#[test]
+fn settings_that_do_not_match_are_listed_and_some_may_change() {
+    let place = Place::new("seed = 3\nsteps = 20");
+    succeed(place.begin("run", &[]));
+    succeed(place.command(&["--resume", "run", "--config", "config.toml"]));
+    let mut failures = Vec::new();
+    let mut refused = |args: &[&str], words: &[&str]| {
+        let said = fail(place.command(&[&["--resume", "run"], args].concat()));
+        if let Some(missing) = words.iter().find(|word| !said.contains(*word)) {
+            failures.push(format!("{args:?}: no word of {missing}: {said}"));
+        }
+    };
+    refused(
+        &["--steps", "40", "--sh-degree", "2", "--max-cells", "300", "--downsample", "2"],
+        &[
+            "steps: 20 in the run, 40 now (--override steps=40",
+            "sh_degree: 1 in the run, 2 now (it cannot change: colours",
+            "refine.max_cells: 500 in the run, 300 now (--override",
+            "resize: \"none\" in the run",
+        ],
+    );
+    refused(&["--override", "sh_degree=2"], &["sh_degree", "colours and their moments have its shape"]);
+    refused(&["--override", "sampler.patch=8"], &["sampler.patch", "the error map was gathered with it"]);
+    refused(&["--override", "seed=4"], &["seed", "everything random"]);
+    refused(&["--override", "no.such=1"], &["no.such", "one of", "optim.points.initial"]);
+    refused(&["--override", "steps"], &["key=value"]);
+    refused(&["--override", "steps=many"], &["many"]);
+    refused(&["--override", "steps=0"], &["steps", "at least 1"]);
+    refused(&["--override", "optim=1"], &["optim", "one of"]);
+    place.configure("other.toml", "seed = 3\nsteps = 20\nbackground = \"black\"");
+    refused(&["--config", "other.toml"], &["other.toml: background", "trained in front of it"]);
+    let own = place.path("run/config.toml");
+    let text = fs::read_to_string(&own).expect("a config");
+    fs::write(&own, text.replace("steps = 20", "steps = 30")).expect("written");
+    refused(&[], &["config.toml: steps: 20 in the run, 30 now"]);
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+
+    // The same as an override says is no difference.
+    let rate = "optim.points.initial=0.001";
+    succeed(place.command(&["--resume", "run", "--override", "steps=30", "--override", rate, "--steps", "30"]));
+    assert_eq!(place.step("run"), 30);
+    let header = Checkpoint::load_header(place.path("run/checkpoint.safetensors")).expect("a header");
+    assert_eq!(
+        (&header["config"]["steps"], &header["config"]["optim"]["points"]["initial"]),
+        (&30.into(), &0.001.into())
+    );
+    let text = fs::read_to_string(&own).expect("a config");
+    assert!(text.contains("steps = 30") && text.contains("initial = 0.001"), "{text}");
+    // And goes on without saying it again.
+    succeed(place.command(&["--resume", "run"]));
+}
+
+#[test]
+fn what_is_not_finite_is_traced_to_where_it_began() {
+    // Colours of 1e25 have squares that f32 does not hold.
+    let place = Place::new("seed = 3\nsteps = 1000");
+    let rates = |plan: &str| format!("seed = 3\n{plan}\n[train.optim.color]\ninitial = 1e25\nfinal = 1e25");
+    for (case, plan, args, words) in [
+        ("from a checkpoint", "steps = 1000", &["--checkpoint-every", "0"][..], "the last good checkpoint is"),
+        ("by time", "time_limit = 1000.0", &["--checkpoint-every", "0"], "the last good checkpoint is"),
+        ("from the beginning", "steps = 1000", &[], "no checkpoint had been written"),
+    ] {
+        place.configure("config.toml", &rates(plan));
+        let run = case.replace(' ', "-");
+        let said = fail(place.begin(&run, &[args, &["--debug-nonfinite"]].concat()));
+        assert!(said.contains(words) && said.contains("it began in tensor"), "{case}: {said}");
+        let text = fs::read(place.path(&run).join("non_finite.json")).expect("what was found");
+        let found: Value = serde_json::from_slice(&text).expect("JSON");
+        println!("{case}: {found}");
+        let step = found["step"].as_u64().expect("a step");
+        let [tensor, index] = ["tensor", "index"].map(|key| found[key].to_string());
+        assert!(said.contains(&format!("at step {step}, the first at {index}")), "{case}: {said}");
+        assert!(tensor.len() > 2 && said.contains(tensor.trim_matches('"')), "{case}: {said}");
+        assert!(found["replayed_from"].as_u64() <= Some(step), "{case}: {found}");
+        if words.contains("last good") {
+            assert_eq!(found["replayed_from"].as_u64(), Some(place.step(&run)), "{case}");
+        }
+    }
+    place.configure("config.toml", &rates("steps = 1000"));
+    let said = fail(place.begin("plain", &[]));
+    assert!(said.contains("--debug-nonfinite") && !place.path("plain/non_finite.json").exists(), "{said}");
+}
+
+#[test]
+fn memory_is_foretold_and_watched() {
+    let place = Place::new("time_limit = 4.0");
+    let said = fail(place.begin("large", &["--max-cells", "4000000000"]));
+    for word in ["MB more are needed", "--max-cells", "--any-memory"] {
+        assert!(said.contains(word), "no word of {word}: {said}");
+    }
+    // Some two hundred checkpoints.
+    let said = succeed(place.begin("run", &["--checkpoint-every", "0.02"]));
+    assert!(said.contains("memory: about"), "{said}");
+    let files: Vec<u64> = place.metrics("run").iter().filter_map(|line| line["open_files"].as_u64()).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    // A checkpoint may be under way beside the training: its file, the folder.
+    assert!(files.iter().all(|&count| count.abs_diff(files[0]) <= 4), "{files:?}");
+    let bytes: Vec<u64> = place.metrics("run").iter().filter_map(|line| line["memory_bytes"].as_u64()).collect();
+    // From the second on: the first comes with the first step.
+    assert!(bytes[bytes.len() - 1] < bytes[1] + bytes[1] / 4 + (8 << 20), "{bytes:?}");
+    let plot = fs::read_to_string(place.path("run/memory.svg")).expect("a plot");
+    assert!(plot.contains("<svg") && plot.contains("open files"), "no curves");
+}
