@@ -9,6 +9,7 @@
 #define __global__
 #define __device__ static
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 // Of the block that is running: they run one after another. The section can be filled with nonsense between them.

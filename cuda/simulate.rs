@@ -3,7 +3,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `CXX` | the C++ compiler, `c++` unless given |
-//! | `RADFOAM_SANITIZE` | sanitizers to compile the kernels with and to link into test programs, as `address,undefined` |
+//! | `RADFOAM_SANITIZE` | sanitizers to compile the kernels with, `address,undefined`; see `.ci/run` for how to run them |
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,13 @@ pub fn build(sources: &[PathBuf], out: &Path) -> Result<()> {
     let mut flags: Vec<String> = FLAGS.map(String::from).to_vec();
     if let Some(list) = &sanitize {
         flags.extend([format!("-fsanitize={list}"), "-fno-sanitize-recover=all".into()]);
-        println!("cargo::rustc-link-arg-tests=-fsanitize={list}");
+        // Rust links without the compiler's own libraries. That of the address sanitizer must come before all others:
+        // whoever runs the tests preloads it.
+        for (name, library) in [("address", "asan"), ("undefined", "ubsan")] {
+            if list.split(',').any(|sanitizer| sanitizer == name) {
+                println!("cargo::rustc-link-arg-tests=-l{library}");
+            }
+        }
     }
     let compiler = env::var("CXX").unwrap_or("c++".into());
     let mut objects = Vec::new();

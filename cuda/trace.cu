@@ -8,7 +8,7 @@
 
 // Lanes in which the CPU looks for the nearest face: of two that are equally near it takes the one in the lower lane.
 #define LANES 8
-// Contributions are weights in [0, 1]: 2^32 rays fit into the sum.
+// Contributions are weights in [0, 1]: those of 2^31 rays stay below the sign bit of the sum.
 #define CONTRIBUTION_UNIT -32
 // Outputs of a ray before its depths: rgb and opacity.
 #define PACKED_HEAD 4

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod kernels;
+mod pixel_rays;
 mod rows;
 mod sampler;
 mod trace;
