@@ -60,7 +60,7 @@ fn assert_same_bits(what: &str, found: &Tensor, expected: &Tensor) -> Result<()>
 #[test]
 fn scatter_ema_has_the_bits_of_the_cpu() -> Result<()> {
     let Some(gpu) = device() else { return Ok(()) };
-    for (case, num) in [0, 1, 33, 5000].into_iter().enumerate() {
+    for (case, num) in [1, 33, 5000].into_iter().enumerate() {
         for ascending in [true, false] {
             for duplicates in [Duplicates::Sequential, Duplicates::Mean] {
                 let mut values = random(case as u64, num);
