@@ -113,7 +113,9 @@ fn launchers(source: &str) -> Result<String> {
              pub fn {name}(launch: &Launch, {typed}) {{\n\
              unsafe extern \"C\" {{ fn {name}({raw}); }}\n\
              let arguments = ({passed});\n\
-             launch.run(|| {{ let ({names}) = arguments; unsafe {{ {name}({names}) }} }});\n}}\n",
+             launch.run(|| {{\nlet ({names}) = arguments;\n\
+             // SAFETY: pointers are those of slices; whether they are long enough is for the sanitizer to see.\n\
+             unsafe {{ {name}({names}) }}\n}});\n}}\n",
             names =
                 typed.split(", ").filter_map(|p| p.split_once(':')).fold(String::new(), |all, (n, _)| all + n + ", "),
         );
