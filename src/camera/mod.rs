@@ -94,6 +94,30 @@ impl Camera {
         self.lens.direction([(x - self.cx) / self.fx, (y - self.cy) / self.fy])
     }
 
+    /// The camera as the row of 30 numbers from which a kernel makes rays (`cuda/pixel_rays.cu`): `fx fy cx cy`, the
+    /// rotation by rows, the position, the kind of projection (0 pinhole, 1 other perspective lenses, 2 fisheye,
+    /// 3 equirectangular), and the formula of the lens: four coefficients above the line, three below it, two
+    /// tangential and two prism ones, the radius of the valid field and the one in the image at which it ends.
+    ///
+    /// ```
+    /// # use candle_radfoam::camera::{Camera, Lens, Pose};
+    /// # let camera = Camera {
+    /// #     width: 8, height: 6, fx: 9.0, fy: 9.0, cx: 4.0, cy: 3.0, lens: Lens::Pinhole,
+    /// #     world_from_camera: Pose::IDENTITY,
+    /// # };
+    /// assert_eq!(camera.numbers()[..5], [9.0, 9.0, 4.0, 3.0, 1.0]);
+    /// ```
+    pub fn numbers(&self) -> [f64; 30] {
+        let mut numbers = [0.0; 30];
+        numbers[..4].copy_from_slice(&[self.fx, self.fy, self.cx, self.cy]);
+        numbers[4..13].copy_from_slice(self.world_from_camera.rotation.as_flattened());
+        numbers[13..16].copy_from_slice(&self.world_from_camera.position);
+        let (projection, formula) = self.lens.numbers();
+        numbers[16] = projection;
+        numbers[17..].copy_from_slice(&formula);
+        numbers
+    }
+
     /// The ray through the centre of pixel (`col`, `row`), or `None` where the lens model has none.
     #[inline]
     pub fn ray(&self, col: u32, row: u32) -> Option<Ray> {

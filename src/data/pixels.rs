@@ -120,6 +120,18 @@ impl Pixels {
         Ok(Self { data, channels, offsets, cameras, in_use })
     }
 
+    /// A copy on a CUDA device, where batches are made without the host.
+    ///
+    /// # Errors
+    ///
+    /// Where `device` is not a CUDA device, or refuses.
+    #[cfg(feature = "cuda")]
+    pub fn to_cuda(&self, device: &Device) -> Result<crate::ops::CudaPixels> {
+        let widths: Vec<u32> = self.cameras.iter().map(|camera| camera.width).collect();
+        let cameras: Vec<[f64; 30]> = self.cameras.iter().map(Camera::numbers).collect();
+        Ok(crate::ops::CudaPixels::new(&self.offsets, &widths, &cameras, &self.data, self.channels, device)?)
+    }
+
     /// The number of pixels.
     pub fn len(&self) -> usize {
         self.offsets.last().map_or(0, |&end| end as usize)

@@ -6,16 +6,17 @@
 use std::sync::Arc;
 
 use candle_core::{
-    CudaDevice, CudaStorage, DType, Layout, Result,
+    CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor,
     backend::BackendStorage,
     bail,
     cuda_backend::{
         CudaDType,
         cudarc::driver::{
-            CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, LaunchArgs, LaunchConfig,
-            PushKernelArg,
+            CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, DriverError, LaunchArgs,
+            LaunchConfig, PushKernelArg,
         },
     },
+    op::BackpropOp,
 };
 
 use super::{batch, order};
@@ -30,12 +31,14 @@ pub(crate) struct Module {
 
 include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
-/// Threads a block: enough warps to hide the latency of memory, and no kernel here needs them to work together.
+/// Threads a block: enough warps to hide the latency of memory; only scans need more to work together.
 const BLOCK: u32 = 256;
+/// Threads of a block that scans; SCAN_THREADS of `cuda/common.cuh`.
+pub(crate) const SCAN_THREADS: usize = 1024;
 /// Threads along the columns of a row: a warp at most.
 const MAX_COLUMNS: u32 = 32;
 /// What a minimum over positions is before any position is seen.
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// A storage on a device and the layout of the tensor in it.
 pub(crate) type Operand<'a> = (&'a CudaStorage, &'a Layout);
@@ -90,6 +93,25 @@ pub(crate) fn view_mut<'a, T: CudaDType + DeviceRepr>(
     }
 }
 
+/// The storage of a tensor that an op was not handed by Candle: `read` is its `storage_and_layout`.
+pub(crate) fn operand<'a>(name: &str, storage: &'a Storage, layout: &'a Layout) -> Result<Operand<'a>> {
+    match storage {
+        Storage::Cuda(storage) => Ok((storage, layout)),
+        _ => bail!("tensor {name}: expected a tensor on a CUDA device"),
+    }
+}
+
+/// A tensor without a past of what a kernel wrote.
+pub(crate) fn tensor<T: CudaDType>(slice: CudaSlice<T>, shape: impl Into<Shape>, device: &CudaDevice) -> Tensor {
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
+    Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+}
+
+/// An error of the driver as one of Candle's.
+pub(crate) fn launched<T>(result: std::result::Result<T, DriverError>) -> Result<()> {
+    result.map(|_| ()).map_err(candle_core::Error::wrap)
+}
+
 /// Passes `view`, or a null pointer where there is none.
 pub(crate) fn optional<'a, 'b: 'a, T>(args: &mut LaunchArgs<'a>, view: Option<&'b CudaView<'b, T>>) {
     const NULL: &u64 = &0;
@@ -102,6 +124,11 @@ pub(crate) fn optional<'a, 'b: 'a, T>(args: &mut LaunchArgs<'a>, view: Option<&'
 /// One thread an element.
 pub(crate) fn threads(num_elements: usize) -> Result<LaunchConfig> {
     grid(num_elements.div_ceil(BLOCK as usize), (BLOCK, 1, 1))
+}
+
+/// Blocks of [`SCAN_THREADS`].
+pub(crate) fn scans(num_blocks: usize) -> Result<LaunchConfig> {
+    grid(num_blocks, (SCAN_THREADS as u32, 1, 1))
 }
 
 /// Threads along x over the `width` columns of a row, rows along y.

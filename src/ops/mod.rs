@@ -9,14 +9,20 @@ mod error_map;
 mod launch;
 mod order;
 mod pages;
+#[cfg(feature = "cuda")]
+mod pixel_rays;
 mod scatter_ema;
 pub mod trace;
 mod weighted_draw;
 mod weighted_gather;
 
 pub use adam::{AdamSettings, adam_step};
+#[cfg(feature = "cuda")]
+pub use error_map::{CudaDraws, CudaErrorMap, CudaScatterStats};
 pub use error_map::{ErrorMap, ErrorMapSettings};
 pub use pages::move_to_huge_pages;
+#[cfg(feature = "cuda")]
+pub use pixel_rays::{CudaPixels, PixelRays};
 pub use scatter_ema::{Duplicates, ScatterSettings, ScatterStats, scatter_ema};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
 pub use weighted_draw::{DrawSettings, Draws, Jitter, effective_sample_size, weighted_draw};

@@ -160,6 +160,18 @@ impl<const K: usize, const Q: usize> Formula<K, Q> {
         self.image_radii_of(self.field())
     }
 
+    /// The formula as numbers, for a kernel: numerator, denominator, tangential and prism coefficients, the radius of
+    /// the field and the one in the image from which on nothing is imaged. Coefficients that it lacks are zero.
+    pub fn numbers(&self) -> [f64; 13] {
+        let (field, mut numbers) = (self.field(), [0.0; 13]);
+        numbers[..K].copy_from_slice(&self.numerator);
+        numbers[4..4 + Q].copy_from_slice(&self.denominator);
+        numbers[7..9].copy_from_slice(&self.tangential);
+        numbers[9..11].copy_from_slice(&self.prism);
+        numbers[11..].copy_from_slice(&[field, self.image_radii_of(field)[1]]);
+        numbers
+    }
+
     /// Where `v` is imaged, if it lies in the field.
     #[inline]
     pub fn distort(&self, v: [f64; 2]) -> Option<[f64; 2]> {

@@ -258,6 +258,18 @@ impl Lens {
         }
     }
 
+    /// The kind of projection and the numbers of the formula, for a kernel.
+    pub(super) fn numbers(&self) -> (f64, [f64; 13]) {
+        match self.model() {
+            Model::Pinhole => (0.0, [0.0; 13]),
+            Model::OpenCv(formula) => (1.0, formula.numbers()),
+            Model::Brown(formula) => (1.0, formula.numbers()),
+            Model::Rational(formula) => (1.0, formula.numbers()),
+            Model::Fisheye(formula) => (2.0, formula.numbers()),
+            Model::Equirectangular => (3.0, [0.0; 13]),
+        }
+    }
+
     #[inline]
     fn model(&self) -> Model {
         let (limit, prism, denominator) = (PERSPECTIVE_LIMIT, [0.0; 2], []);

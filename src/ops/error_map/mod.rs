@@ -1,5 +1,7 @@
 //! The error map: one number an entry, and the integer sums a draw descends through, always updated together.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod draw;
 mod lanes;
 mod sums;
@@ -17,6 +19,8 @@ use super::{
         cpu::{BLOCK, GROUP, Masses, uniform_mass},
     },
 };
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaDraws, CudaErrorMap, CudaScatterStats};
 use sums::{FULL_MASS, Leaf, MapMasses, Totals, block_mass};
 
 /// Entries that a task writes when a map is made.
@@ -50,7 +54,7 @@ impl Default for ErrorMapSettings {
 /// equal those built anew. 4.3 bytes an entry; an update touches what it changes and nothing else, a draw costs
 /// `N / 256` plus its batch.
 ///
-/// The map lies on the host.
+/// The map lies on the host; with the feature `cuda`, `CudaErrorMap` is the same on a GPU.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};

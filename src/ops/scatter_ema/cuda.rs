@@ -4,11 +4,25 @@ use candle_core::{
     CudaStorage, Error, Layout, Result, backend::BackendStorage, cuda_backend::cudarc::driver::PushKernelArg,
 };
 
-use super::ScatterStats;
+use super::{Duplicates, ScatterStats};
 use crate::ops::launch::{self, Ascending, Operand};
 
-/// What the kernel counts: updated, first visits, skipped, negative.
-const NUM_COUNTS: usize = 4;
+/// What the kernels count: updated, first visits, skipped, negative, capped.
+pub(in crate::ops) const NUM_COUNTS: usize = 5;
+
+impl ScatterStats {
+    /// The counts of a kernel.
+    pub(in crate::ops) fn from_counts(counts: &[u32]) -> Self {
+        let count = |at: usize| counts.get(at).map_or(0, |&count| count as usize);
+        Self {
+            updated: count(0),
+            first_visits: count(1),
+            skipped_non_finite: count(2),
+            negative: count(3),
+            capped: count(4),
+        }
+    }
+}
 
 pub(super) fn scatter_ema(
     map: &mut CudaStorage,
@@ -16,6 +30,7 @@ pub(super) fn scatter_ema(
     indices: Operand,
     values: Operand,
     decay: f32,
+    duplicates: Duplicates,
 ) -> Result<ScatterStats> {
     launch::check_f32("scatter_ema", map)?;
     let num_values = values.1.shape().elem_count();
@@ -29,23 +44,15 @@ pub(super) fn scatter_ema(
     let mut map = launch::view_mut::<f32>("map", map, map_layout)?;
     let mut counts = device.alloc_zeros::<u32>(NUM_COUNTS)?;
 
-    let (num, gain) = (num_values as u64, 1.0 - decay);
+    let (num, gain, mean) = (num_values as u64, 1.0 - decay, u32::from(duplicates == Duplicates::Mean));
     let kernel = launch::kernel(&device, &launch::SCATTER_EMA, "scatter_ema_f32")?;
     let mut args = kernel.args();
     args.arg(&indices);
     launch::optional(&mut args, order.as_ref());
-    args.arg(&values).arg(&num).arg(&decay).arg(&gain).arg(&mut map).arg(&mut counts);
+    args.arg(&values).arg(&num).arg(&decay).arg(&gain).arg(&mean).arg(&mut map).arg(&mut counts);
     // SAFETY: the arguments are those of the kernel. It reads `num` indices, positions and values, writes the map at
-    // indices that have been checked, each from one thread, and four counts.
+    // indices that have been checked, each from one thread, and the counts.
     unsafe { args.launch(launch::threads(num_values)?) }.map_err(Error::wrap)?;
 
-    let counts = device.clone_dtoh(&counts)?;
-    let count = |at: usize| counts[at] as usize;
-    Ok(ScatterStats {
-        updated: count(0),
-        first_visits: count(1),
-        skipped_non_finite: count(2),
-        negative: count(3),
-        capped: 0,
-    })
+    Ok(ScatterStats::from_counts(&device.clone_dtoh(&counts)?))
 }

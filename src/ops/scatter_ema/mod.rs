@@ -12,7 +12,7 @@
 
 pub(super) mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(super) mod cuda;
 
 use std::{iter::Sum, ops::Add, sync::OnceLock};
 
@@ -95,7 +95,7 @@ impl Sum for ScatterStats {
 /// - `indices`: `[B]` u32, in any order, duplicates allowed (ascending is fastest; on CUDA others are sorted on the
 ///   host);
 /// - `values`: `[B]` of the map's dtype;
-/// - `settings`: the decay, in `[0, 1]`, or a [`ScatterSettings`] (on CUDA sequential only).
+/// - `settings`: the decay, in `[0, 1]`, or a [`ScatterSettings`].
 ///
 /// # Errors
 ///
@@ -201,11 +201,8 @@ impl InplaceOp3 for ScatterEma {
         values_layout: &Layout,
     ) -> Result<()> {
         let ScatterSettings { decay, duplicates } = self.settings;
-        if duplicates != Duplicates::Sequential {
-            bail!("no CUDA kernel yet for scatter_ema with {duplicates:?}: expected Sequential, or tensors on the CPU")
-        }
         let (indices, values) = ((indices, indices_layout), (values, values_layout));
-        let stats = cuda::scatter_ema(map, map_layout, indices, values, decay as f32)?;
+        let stats = cuda::scatter_ema(map, map_layout, indices, values, decay as f32, duplicates)?;
         let _ = self.stats.set(stats);
         Ok(())
     }

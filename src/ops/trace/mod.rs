@@ -21,6 +21,8 @@
 //! neighbours (the adjacency is an input, and the outputs are continuous where it changes).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod faces;
 mod grad;
 mod walk;
@@ -194,7 +196,7 @@ pub struct Traced {
 /// A wrong shape or dtype, or a tensor on another device than the points; a start cell or neighbour outside `0..P`;
 /// offsets that do not ascend; a quantile outside (0, 1) or out of order; a negative density; a point, density, origin
 /// or direction that is not finite; a direction that is not of unit length; neighbours so far apart that the square of
-/// their distance overflows.
+/// their distance overflows. On CUDA f32 only.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -278,6 +280,8 @@ pub fn trace_rays(
         num_coefficients,
         num_quantiles,
         side: side.clone(),
+        #[cfg(feature = "cuda")]
+        saved: OnceLock::new(),
     };
     let packed = points.contiguous()?.apply_op3(&density.contiguous()?, &sh.contiguous()?, op)?;
     let Some((contribution, cells_entered)) = side.get().cloned() else {
@@ -301,6 +305,9 @@ struct TraceRays {
     num_coefficients: usize,
     num_quantiles: usize,
     side: SideOutputs,
+    /// What the forward pass leaves on the device for the backward pass.
+    #[cfg(feature = "cuda")]
+    saved: OnceLock<cuda::Saved>,
 }
 
 /// The inputs as the bodies read them, checked: copies on the host, and the faces where the points are now.
@@ -460,14 +467,33 @@ impl CustomOp3 for TraceRays {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        points: &candle_core::CudaStorage,
+        points_layout: &Layout,
+        density: &candle_core::CudaStorage,
+        density_layout: &Layout,
+        sh: &candle_core::CudaStorage,
+        sh_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        cuda::forward(self, (points, points_layout), (density, density_layout), (sh, sh_layout))
+    }
+
     fn bwd(
         &self,
         points: &Tensor,
         density: &Tensor,
         sh: &Tensor,
-        _packed: &Tensor,
+        packed: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if points.device().is_cuda() {
+            let [points, density, sh] = cuda::backward(self, sh, packed, grad)?;
+            return Ok((Some(points), Some(density), Some(sh)));
+        }
+        let _ = packed;
         let [points, density, sh] = match points.dtype() {
             DType::F64 => self.backward::<f64>(points, density, sh, grad)?,
             _ => self.backward::<f32>(points, density, sh, grad)?,

@@ -54,6 +54,16 @@ impl Strata {
         Self { stratum: u64::MAX / (num as u64).max(1), total, places }
     }
 
+    /// What a kernel needs to find the points: the length of a stratum when the whole is 2^64, and the place of all
+    /// points in their stratum where it is the same.
+    #[cfg(feature = "cuda")]
+    pub fn parts(&self) -> (u64, Option<u64>) {
+        match self.places {
+            Places::Random(_) => (self.stratum, None),
+            Places::Same(place) => (self.stratum, Some(place)),
+        }
+    }
+
     /// The point of stratum `k`.
     pub fn point(&self, k: u32) -> u64 {
         let place = match self.places {
