@@ -13,7 +13,7 @@ use candle_core::{
         CudaDType,
         cudarc::driver::{
             CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, DriverError, LaunchArgs,
-            LaunchConfig, PushKernelArg,
+            LaunchConfig, PushKernelArg, ValidAsZeroBits,
         },
     },
     op::BackpropOp,
@@ -99,6 +99,11 @@ pub(crate) fn operand<'a>(name: &str, storage: &'a Storage, layout: &'a Layout) 
         Storage::Cuda(storage) => Ok((storage, layout)),
         _ => bail!("tensor {name}: expected a tensor on a CUDA device"),
     }
+}
+
+/// Memory for `num` zeros, and for one where there are none: a GPU has no memory for nothing, and says so by an error.
+pub(crate) fn zeros<T: DeviceRepr + ValidAsZeroBits>(device: &CudaDevice, num: usize) -> Result<CudaSlice<T>> {
+    device.alloc_zeros(num.max(1))
 }
 
 /// A tensor without a past of what a kernel wrote.

@@ -132,9 +132,11 @@ impl CudaPixels {
     }
 
     fn no_rays(&self) -> Result<PixelRays> {
-        let device = Device::Cuda(self.device.clone());
-        let rows = |width: usize| Tensor::zeros((0, width), candle_core::DType::F32, &device);
-        let views = Tensor::zeros(0, candle_core::DType::U32, &device)?;
+        let device = &self.device;
+        let rows = |width: usize| -> Result<Tensor> {
+            Ok(launch::tensor(launch::zeros::<f32>(device, 0)?, (0, width), device))
+        };
+        let views = launch::tensor(launch::zeros::<u32>(device, 0)?, 0, device);
         Ok(PixelRays { origins: rows(3)?, directions: rows(3)?, rgba: rows(4)?, views })
     }
 
