@@ -204,6 +204,8 @@ fn pixel_rays_have_the_bits_of_the_cpu() -> anyhow::Result<()> {
         assert_same_bits("directions", &rays.directions, &expected.directions)?;
         assert_same_bits("colours", &rays.rgba, &expected.rgba)?;
     }
+    let on_host = on_gpu.rays(&all.to_device(&Device::Cpu)?).expect_err("indices on the host").to_string();
+    assert!(on_host.contains("Cuda") && on_host.contains("Cpu"), "{on_host}");
     let beyond = Tensor::new(&[0u32, pixels.len() as u32], &gpu)?;
     assert!(on_gpu.rays(&beyond).is_err());
     Ok(())
@@ -234,6 +236,9 @@ fn empty_batches_are_no_errors() -> Result<()> {
     assert_eq!(drawn.draws().probability.to_vec1::<f32>()?, [0.0; 0]);
     assert_eq!(map.update_drawn(&drawn, &no_values)?.read()?, Default::default());
     assert_eq!(map.update(&no_indices, &no_values)?.read()?, Default::default());
+    let on_host = Tensor::ones(0, DType::F32, &Device::Cpu)?;
+    let error = map.update(&no_indices, &on_host).expect_err("values on the host").to_string();
+    assert!(error.contains("values") && error.contains("Cuda") && error.contains("Cpu"), "{error}");
 
     let lens = Lens::Pinhole;
     let (width, height, world_from_camera) = (20, 15, Pose::IDENTITY);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{
     CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor,
-    backend::BackendStorage,
+    backend::{BackendDevice, BackendStorage},
     bail,
     cuda_backend::{
         CudaDType,
@@ -91,6 +91,15 @@ pub(crate) fn view_mut<'a, T: CudaDType + DeviceRepr>(
         Some(view) => Ok(view),
         None => bail!("tensor {name}: its layout reaches beyond its storage"),
     }
+}
+
+/// Checks that `tensor` lies on the GPU of `owner`, which is on `device`.
+pub(crate) fn check_device(name: &str, tensor: &Tensor, owner: &str, device: &CudaDevice) -> Result<()> {
+    let (expected, found) = (device.location(), tensor.device().location());
+    if found != expected {
+        bail!("tensor {name}: expected the device of {owner}, {expected:?}, found {found:?}")
+    }
+    Ok(())
 }
 
 /// The storage of a tensor that an op was not handed by Candle: `read` is its `storage_and_layout`.

@@ -100,12 +100,13 @@ impl CudaPixels {
     ///
     /// # Errors
     ///
-    /// On draws from a map of another length, and those of the device.
+    /// On draws from a map of another length or on another device, and those of the device.
     pub fn rays_drawn(&self, draws: &CudaDraws) -> Result<PixelRays> {
         if draws.map_len() != self.num_pixels {
             bail!("draws: expected those from a map of {} entries, found {}", self.num_pixels, draws.map_len())
         }
         let indices = &draws.draws().indices;
+        launch::check_device("indices", indices, "the pixels", &self.device)?;
         if indices.elem_count() == 0 {
             return self.no_rays();
         }
@@ -118,9 +119,10 @@ impl CudaPixels {
     ///
     /// # Errors
     ///
-    /// On a wrong dtype or shape, an index beyond the last pixel, and those of the device.
+    /// On a wrong dtype, shape or device, an index beyond the last pixel, and those of the device.
     pub fn rays(&self, indices: &Tensor) -> Result<PixelRays> {
         batch::check_vector::<u32>("indices", indices, None)?;
+        launch::check_device("indices", indices, "the pixels", &self.device)?;
         if indices.elem_count() == 0 {
             return self.no_rays();
         }

@@ -216,7 +216,8 @@ impl CudaErrorMap {
     fn check(&self, indices: &Tensor, values: &Tensor) -> Result<()> {
         batch::check_vector::<u32>("indices", indices, None)?;
         batch::check_vector::<f32>("values", values, Some(indices.elem_count()))?;
-        batch::check_device("values", values, ("indices", indices))
+        launch::check_device("indices", indices, "the map", &self.device)?;
+        launch::check_device("values", values, "the map", &self.device)
     }
 
     fn no_stats(&self) -> Result<CudaScatterStats> {
