@@ -238,8 +238,9 @@ extern "C" __global__ void trace_largest_f32(
         const u32 other = __shfl_down_sync(WHOLE_WARP, bits, offset);
         if (other > bits) bits = other;
     }
-    // Reading before the atomic keeps warps from queueing on one address; what is read is only ever a lower bound.
-    if (threadIdx.x % 32 == 0 && bits > *largest) atomicMax(largest, bits);
+    // Reading before the atomic, past the L1 cache, which would keep an old value, keeps warps from queueing on one
+    // address; what is read is only ever a lower bound.
+    if (threadIdx.x % 32 == 0 && bits > __ldcg(largest)) atomicMax(largest, bits);
 }
 
 // An exponent m with every output gradient below 2^m.
