@@ -14,7 +14,9 @@ use super::{
 /// Numbers of a camera's row.
 const ROW: usize = 30;
 
-/// The pixels of a set of views on a CUDA device, and their cameras.
+/// The pixels of a set of views on a CUDA device, and their cameras. For host threads, see [`CudaErrorMap`].
+///
+/// [`CudaErrorMap`]: super::CudaErrorMap
 #[derive(Debug)]
 pub struct CudaPixels {
     device: CudaDevice,

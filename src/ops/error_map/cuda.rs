@@ -17,6 +17,9 @@ use crate::ops::{
 };
 
 /// An [`ErrorMap`] in a GPU's memory, with the same bits: drawn from and updated there, nothing read back.
+///
+/// On a device of `Device::new_cuda`, whose stream is that of the calling thread, all work and all drops belong on one
+/// host thread; several threads need a device of `Device::new_cuda_with_stream`.
 #[derive(Debug)]
 pub struct CudaErrorMap {
     device: CudaDevice,
