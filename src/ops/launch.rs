@@ -3,7 +3,8 @@
 //! Every launch goes to the device's stream, and on one host thread runs after what made its inputs and before what
 //! reads its outputs. The stream of a device of `Device::new_cuda` is the default stream of whichever thread calls:
 //! all work on such a device, drops of tensors included, belongs on one host thread. Where several share a device, it
-//! must be one of `Device::new_cuda_with_stream`, whose stream is the same for all. Counts are passed as u64, pointers that may be absent as [`optional`].
+//! must be one of `Device::new_cuda_with_stream`, whose stream is the same for all. Counts are passed as u64, pointers
+//! that may be absent as [`optional`].
 
 use std::sync::Arc;
 
