@@ -15,7 +15,7 @@ extern "C" __global__ void check_indices_u32(
     if (b >= num_indices) return;
     const u32 index = indices[b];
     if (index >= num_entries) atomicMin(&first[0], (u32)b);
-    // Reading before the atomic keeps a shuffled batch from queueing on one address; the value read is only ever an
-    // upper bound of the minimum.
-    if (b > 0 && index < indices[b - 1] && b < first[1]) atomicMin(&first[1], (u32)b);
+    // Reading before the atomic, past the L1 cache, which would keep an old value, keeps a shuffled batch from queueing
+    // on one address; the value read is only ever an upper bound of the minimum.
+    if (b > 0 && index < indices[b - 1] && b < __ldcg(&first[1])) atomicMin(&first[1], (u32)b);
 }

@@ -87,6 +87,12 @@ template <class T> static inline T atomicOr(T *at, T value) {
     return old;
 }
 
+// A load that sees what atomics have written.
+template <class T> static inline T __ldcg(const T *at) {
+    simulated_pause();
+    return *at;
+}
+
 static inline float __fmul_rn(float a, float b) { return a * b; }
 static inline float __fadd_rn(float a, float b) { return a + b; }
 static inline float __fsub_rn(float a, float b) { return a - b; }

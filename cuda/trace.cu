@@ -222,7 +222,8 @@ extern "C" __global__ void trace_contribution_f32(
     if (i < num_cells) contribution[i] = fixed_value(sums[i], CONTRIBUTION_UNIT);
 }
 
-// The largest magnitude of the output gradients, by its bits: these ascend with it. One thread an element.
+// The largest finite magnitude of the output gradients, by its bits: these ascend with it. One thread an element. What is
+// not finite is flagged where it goes, and must not make the unit so large that the rest is lost in it.
 extern "C" __global__ void trace_largest_f32(
     // inputs
     const float *__restrict__ grad, // [num]
@@ -232,12 +233,14 @@ extern "C" __global__ void trace_largest_f32(
 ) {
     const u64 i = global_thread();
     u32 bits = i < num ? __float_as_uint(grad[i]) & 0x7fffffffu : 0;
+    if (bits >= 0x7f800000u) bits = 0;
     for (int offset = 16; offset > 0; offset /= 2) {
         const u32 other = __shfl_down_sync(WHOLE_WARP, bits, offset);
         if (other > bits) bits = other;
     }
-    // Reading before the atomic keeps warps from queueing on one address; what is read is only ever a lower bound.
-    if (threadIdx.x % 32 == 0 && bits > *largest) atomicMax(largest, bits);
+    // Reading before the atomic, past the L1 cache, which would keep an old value, keeps warps from queueing on one
+    // address; what is read is only ever a lower bound.
+    if (threadIdx.x % 32 == 0 && bits > __ldcg(largest)) atomicMax(largest, bits);
 }
 
 // An exponent m with every output gradient below 2^m.

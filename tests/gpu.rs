@@ -204,8 +204,70 @@ fn pixel_rays_have_the_bits_of_the_cpu() -> anyhow::Result<()> {
         assert_same_bits("directions", &rays.directions, &expected.directions)?;
         assert_same_bits("colours", &rays.rgba, &expected.rgba)?;
     }
+    let on_host = on_gpu.rays(&all.to_device(&Device::Cpu)?).expect_err("indices on the host").to_string();
+    assert!(on_host.contains("Cuda") && on_host.contains("Cpu"), "{on_host}");
     let beyond = Tensor::new(&[0u32, pixels.len() as u32], &gpu)?;
     assert!(on_gpu.rays(&beyond).is_err());
+    Ok(())
+}
+
+/// Nothing to do, for every op: a GPU has no memory for nothing, hence the parts of tensors that are not empty.
+#[test]
+fn empty_batches_are_no_errors() -> Result<()> {
+    let Some(gpu) = device() else { return Ok(()) };
+    let none = |dtype| Tensor::ones(1, dtype, &gpu)?.narrow(0, 0, 0);
+    let (no_indices, no_values) = (none(DType::U32)?, none(DType::F32)?);
+
+    let map = Tensor::ones(9, DType::F32, &gpu)?;
+    let settings = ScatterSettings { decay: 0.8, duplicates: Duplicates::Mean };
+    assert_eq!(scatter_ema(&map, &no_indices, &no_values, settings)?, Default::default());
+
+    let table = Tensor::ones((9, 3), DType::F32, &gpu)?;
+    assert_eq!(weighted_gather(&table, &no_indices, Some(&no_values))?.dims(), [0, 3]);
+    let narrow = weighted_gather(&none(DType::F32)?.reshape((9, 0))?, &Tensor::ones(2, DType::U32, &gpu)?, None)?;
+    assert_eq!(narrow.dims(), [2, 0]);
+
+    let (grad, moments) = (none(DType::F32)?, none(DType::F32)?.reshape((2, 0))?);
+    adam_step(&no_values, &grad, &moments, &[0.1], 1, &AdamSettings::default())?;
+
+    let mut map = CudaErrorMap::new(&ErrorMap::new(300, ErrorMapSettings::default())?, &gpu)?;
+    let drawn = map.draw(0, 0.5, 1, 2)?;
+    assert_eq!(drawn.draws().indices.to_vec1::<u32>()?, [0; 0]);
+    assert_eq!(drawn.draws().probability.to_vec1::<f32>()?, [0.0; 0]);
+    assert_eq!(map.update_drawn(&drawn, &no_values)?.read()?, Default::default());
+    assert_eq!(map.update(&no_indices, &no_values)?.read()?, Default::default());
+    let on_host = Tensor::ones(0, DType::F32, &Device::Cpu)?;
+    let error = map.update(&no_indices, &on_host).expect_err("values on the host").to_string();
+    assert!(error.contains("values") && error.contains("Cuda") && error.contains("Cpu"), "{error}");
+
+    let lens = Lens::Pinhole;
+    let (width, height, world_from_camera) = (20, 15, Pose::IDENTITY);
+    let camera = Camera { width, height, fx: 9.0, fy: 9.0, cx: 9.0, cy: 9.0, lens, world_from_camera };
+    let image = Image::new(width, height, 3, vec![9; 900]).expect("an image");
+    let pixels =
+        Pixels::new(&[View::new("view", camera, image)]).and_then(|pixels| pixels.to_cuda(&gpu)).expect("pixels");
+    for rays in [pixels.rays_drawn(&drawn)?, pixels.rays(&no_indices)?] {
+        let shapes = [rays.origins.dims(), rays.directions.dims(), rays.rgba.dims()];
+        assert_eq!(shapes, [[0, 3], [0, 3], [0, 4]]);
+        assert_eq!(rays.views.dims(), [0]);
+    }
+
+    let scene = Scene::random("no rays", 50, 1, 1, 60);
+    let on = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.to_device(&gpu);
+    let [points, density, sh] = scene.parameters()?;
+    let inputs = scene.inputs(&scene.start_cells())?;
+    let inputs = TraceInputs {
+        origins: on(&inputs.origins)?.narrow(0, 0, 0)?,
+        directions: on(&inputs.directions)?.narrow(0, 0, 0)?,
+        start_cells: no_indices,
+        offsets: inputs.offsets.to_device(&gpu)?,
+        neighbors: inputs.neighbors.to_device(&gpu)?,
+        quantiles: None,
+    };
+    let traced = trace_rays(&on(&points)?, &on(&density)?, &on(&sh)?, &inputs, &TraceSettings::default())?;
+    assert_eq!(traced.rgb.dims(), [0, 3]);
+    assert_eq!(traced.cells_entered.to_vec1::<u32>()?, [0; 0]);
+    assert_eq!(floats(&traced.contribution)?, vec![0.0; scene.points.len()]);
     Ok(())
 }
 

@@ -1,19 +1,22 @@
 //! What the CUDA bodies share: kernels by name, contiguous views, launch sizes, and batches in ascending order.
 //!
-//! Every launch goes to the device's stream, so that it runs after what made its inputs and before what reads its
-//! outputs. Counts are passed as u64, pointers that may be absent as [`optional`].
+//! Every launch goes to the device's stream, and on one host thread runs after what made its inputs and before what
+//! reads its outputs. The stream of a device of `Device::new_cuda` is the default stream of whichever thread calls:
+//! all work on such a device, drops of tensors included, belongs on one host thread. Where several share a device, it
+//! must be one of `Device::new_cuda_with_stream`, whose stream is the same for all. Counts are passed as u64, pointers
+//! that may be absent as [`optional`].
 
 use std::sync::Arc;
 
 use candle_core::{
     CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor,
-    backend::BackendStorage,
+    backend::{BackendDevice, BackendStorage},
     bail,
     cuda_backend::{
         CudaDType,
         cudarc::driver::{
             CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, DriverError, LaunchArgs,
-            LaunchConfig, PushKernelArg,
+            LaunchConfig, PushKernelArg, ValidAsZeroBits,
         },
     },
     op::BackpropOp,
@@ -93,12 +96,26 @@ pub(crate) fn view_mut<'a, T: CudaDType + DeviceRepr>(
     }
 }
 
+/// Checks that `tensor` lies on the GPU of `owner`, which is on `device`.
+pub(crate) fn check_device(name: &str, tensor: &Tensor, owner: &str, device: &CudaDevice) -> Result<()> {
+    let (expected, found) = (device.location(), tensor.device().location());
+    if found != expected {
+        bail!("tensor {name}: expected the device of {owner}, {expected:?}, found {found:?}")
+    }
+    Ok(())
+}
+
 /// The storage of a tensor that an op was not handed by Candle: `read` is its `storage_and_layout`.
 pub(crate) fn operand<'a>(name: &str, storage: &'a Storage, layout: &'a Layout) -> Result<Operand<'a>> {
     match storage {
         Storage::Cuda(storage) => Ok((storage, layout)),
         _ => bail!("tensor {name}: expected a tensor on a CUDA device"),
     }
+}
+
+/// Memory for `num` zeros, and for one where there are none: a GPU has no memory for nothing, and says so by an error.
+pub(crate) fn zeros<T: DeviceRepr + ValidAsZeroBits>(device: &CudaDevice, num: usize) -> Result<CudaSlice<T>> {
+    device.alloc_zeros(num.max(1))
 }
 
 /// A tensor without a past of what a kernel wrote.

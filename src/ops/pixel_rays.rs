@@ -14,7 +14,9 @@ use super::{
 /// Numbers of a camera's row.
 const ROW: usize = 30;
 
-/// The pixels of a set of views on a CUDA device, and their cameras.
+/// The pixels of a set of views on a CUDA device, and their cameras. For host threads, see [`CudaErrorMap`].
+///
+/// [`CudaErrorMap`]: super::CudaErrorMap
 #[derive(Debug)]
 pub struct CudaPixels {
     device: CudaDevice,
@@ -100,12 +102,13 @@ impl CudaPixels {
     ///
     /// # Errors
     ///
-    /// On draws from a map of another length, and those of the device.
+    /// On draws from a map of another length or on another device, and those of the device.
     pub fn rays_drawn(&self, draws: &CudaDraws) -> Result<PixelRays> {
         if draws.map_len() != self.num_pixels {
             bail!("draws: expected those from a map of {} entries, found {}", self.num_pixels, draws.map_len())
         }
         let indices = &draws.draws().indices;
+        launch::check_device("indices", indices, "the pixels", &self.device)?;
         if indices.elem_count() == 0 {
             return self.no_rays();
         }
@@ -118,9 +121,10 @@ impl CudaPixels {
     ///
     /// # Errors
     ///
-    /// On a wrong dtype or shape, an index beyond the last pixel, and those of the device.
+    /// On a wrong dtype, shape or device, an index beyond the last pixel, and those of the device.
     pub fn rays(&self, indices: &Tensor) -> Result<PixelRays> {
         batch::check_vector::<u32>("indices", indices, None)?;
+        launch::check_device("indices", indices, "the pixels", &self.device)?;
         if indices.elem_count() == 0 {
             return self.no_rays();
         }
@@ -132,9 +136,11 @@ impl CudaPixels {
     }
 
     fn no_rays(&self) -> Result<PixelRays> {
-        let device = Device::Cuda(self.device.clone());
-        let rows = |width: usize| Tensor::zeros((0, width), candle_core::DType::F32, &device);
-        let views = Tensor::zeros(0, candle_core::DType::U32, &device)?;
+        let device = &self.device;
+        let rows = |width: usize| -> Result<Tensor> {
+            Ok(launch::tensor(launch::zeros::<f32>(device, 0)?, (0, width), device))
+        };
+        let views = launch::tensor(launch::zeros::<u32>(device, 0)?, 0, device);
         Ok(PixelRays { origins: rows(3)?, directions: rows(3)?, rgba: rows(4)?, views })
     }
 

@@ -17,6 +17,9 @@ use crate::ops::{
 };
 
 /// An [`ErrorMap`] in a GPU's memory, with the same bits: drawn from and updated there, nothing read back.
+///
+/// On a device of `Device::new_cuda`, whose stream is that of the calling thread, all work and all drops belong on one
+/// host thread; several threads need a device of `Device::new_cuda_with_stream`.
 #[derive(Debug)]
 pub struct CudaErrorMap {
     device: CudaDevice,
@@ -118,8 +121,8 @@ impl CudaErrorMap {
         check_draw(self.len, num, uniform_fraction)?;
         let device = &self.device;
         if num == 0 {
-            let (indices, probability) = (device.alloc_zeros::<u32>(0)?, device.alloc_zeros::<f32>(0)?);
-            return Ok(self.drawn(indices, probability));
+            let (indices, probability) = (launch::zeros(device, 0)?, launch::zeros(device, 0)?);
+            return Ok(self.drawn(num, indices, probability));
         }
         let num_blocks = self.blocks.len();
         let num_tiles = num_blocks.div_ceil(SCAN_THREADS);
@@ -161,11 +164,10 @@ impl CudaErrorMap {
         // SAFETY: the arguments are those of the kernel. It looks up blocks, groups and entries of the map, and writes
         // `num` draws, each from one thread.
         launched(unsafe { args.launch(launch::threads(num)?) })?;
-        Ok(self.drawn(indices, probability))
+        Ok(self.drawn(num, indices, probability))
     }
 
-    fn drawn(&self, indices: CudaSlice<u32>, probability: CudaSlice<f32>) -> CudaDraws {
-        let num = indices.len();
+    fn drawn(&self, num: usize, indices: CudaSlice<u32>, probability: CudaSlice<f32>) -> CudaDraws {
         let indices = launch::tensor(indices, num, &self.device);
         let probability = launch::tensor(probability, num, &self.device);
         CudaDraws { draws: Draws { indices, probability }, len: self.len }
@@ -217,7 +219,8 @@ impl CudaErrorMap {
     fn check(&self, indices: &Tensor, values: &Tensor) -> Result<()> {
         batch::check_vector::<u32>("indices", indices, None)?;
         batch::check_vector::<f32>("values", values, Some(indices.elem_count()))?;
-        batch::check_device("values", values, ("indices", indices))
+        launch::check_device("indices", indices, "the map", &self.device)?;
+        launch::check_device("values", values, "the map", &self.device)
     }
 
     fn no_stats(&self) -> Result<CudaScatterStats> {

@@ -103,11 +103,11 @@ pub(super) fn forward(op: &TraceRays, points: Operand, density: Operand, sh: Ope
     let shape = Shape::from((num_rays, PACKED_HEAD + op.num_quantiles));
     if num_rays == 0 {
         let side = (
-            launch::tensor(device.alloc_zeros::<f32>(num_cells)?, num_cells, &device),
-            launch::tensor(device.alloc_zeros::<u32>(0)?, 0, &device),
+            launch::tensor(launch::zeros::<f32>(&device, num_cells)?, num_cells, &device),
+            launch::tensor(launch::zeros::<u32>(&device, 0)?, 0, &device),
         );
         let _ = op.side.set(side);
-        return Ok((CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(0)?, device), shape));
+        return Ok((CudaStorage::wrap_cuda_slice(launch::zeros::<f32>(&device, 0)?, device), shape));
     }
     if numbers.num_edges == 0 {
         bail!("trace_rays: neighbors: expected at least one on a CUDA device, found none")
@@ -202,9 +202,9 @@ pub(super) fn backward(op: &TraceRays, sh: &Tensor, packed: &Tensor, grad: &Tens
     let Some(saved) = op.saved.get() else {
         // Only where there are no rays.
         return Ok([
-            launch::tensor(device.alloc_zeros::<f32>(3 * num_cells)?, (num_cells, 3), &device),
-            launch::tensor(device.alloc_zeros::<f32>(num_cells)?, num_cells, &device),
-            launch::tensor(device.alloc_zeros::<f32>(num_sh)?, sh_shape, &device),
+            launch::tensor(launch::zeros::<f32>(&device, 3 * num_cells)?, (num_cells, 3), &device),
+            launch::tensor(launch::zeros::<f32>(&device, num_cells)?, num_cells, &device),
+            launch::tensor(launch::zeros::<f32>(&device, num_sh)?, sh_shape, &device),
         ]);
     };
     let (sh, packed, grad) = (sh.contiguous()?, packed.contiguous()?, grad.contiguous()?);

@@ -14,12 +14,12 @@ pub(super) fn gather(table: Operand, indices: Operand, weights: Option<Operand>)
     let num_rows = indices.1.shape().elem_count();
     let shape = Shape::from((num_rows, width));
     if num_rows == 0 {
-        return Ok((CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(0)?, device), shape));
+        return Ok((CudaStorage::wrap_cuda_slice(launch::zeros::<f32>(&device, 0)?, device), shape));
     }
     let indices = launch::view::<u32>("indices", indices)?;
     launch::check_indices(&device, &indices, num_entries)?;
     if width == 0 {
-        return Ok((CudaStorage::wrap_cuda_slice(device.alloc_zeros::<f32>(0)?, device), shape));
+        return Ok((CudaStorage::wrap_cuda_slice(launch::zeros::<f32>(&device, 0)?, device), shape));
     }
     let table = launch::view::<f32>("table", table)?;
     let weights = weights.map(|weights| launch::view::<f32>("weights", weights)).transpose()?;
@@ -49,7 +49,7 @@ pub(super) fn grad_table(
     let device = grad.0.device().clone();
     let (num_rows, width) = grad.1.shape().dims2()?;
     let shape = Shape::from((num_entries, width));
-    let mut grad_table = device.alloc_zeros::<f32>(shape.elem_count())?;
+    let mut grad_table = launch::zeros::<f32>(&device, shape.elem_count())?;
     if num_rows * width == 0 {
         return Ok((CudaStorage::wrap_cuda_slice(grad_table, device), shape));
     }
@@ -77,7 +77,7 @@ pub(super) fn grad_weights(grad: Operand, table: Operand, indices: Operand) -> R
     let device = grad.0.device().clone();
     let (num_rows, width) = grad.1.shape().dims2()?;
     let (num_entries, _) = table.1.shape().dims2()?;
-    let mut grad_weights = device.alloc_zeros::<f32>(num_rows)?;
+    let mut grad_weights = launch::zeros::<f32>(&device, num_rows)?;
     if num_rows * width == 0 {
         return Ok((CudaStorage::wrap_cuda_slice(grad_weights, device), num_rows.into()));
     }
