@@ -118,3 +118,26 @@ fn advice_names_what_takes_the_most() {
     let told = estimate.to_string();
     assert!(told.contains("2020 MB") && told.contains("cells 1000"), "{told}");
 }
+
+/// What nobody has is no reason to panic, nor to give up: the advice is then without a number.
+#[test]
+fn settings_of_any_size_have_an_estimate() {
+    let dataset = capture::dataset();
+    let mut failures = Vec::new();
+    for (max_cells, batch_size, sh_degree, words) in [
+        (usize::MAX, 1024, 1, "fewer --max-cells"),
+        (1000, usize::MAX, 1, "fewer --rays-per-batch"),
+        (usize::MAX / 2000, usize::MAX / 200, 1, "fewer --max-cells"),
+        (1000, 1024, usize::MAX, "fewer --max-cells"),
+    ] {
+        let mut config = capture::config(30);
+        (config.refine.max_cells, config.sampler.batch_size) = (max_cells, batch_size);
+        (config.sh_degree, config.sampler.lag) = (sh_degree, 1);
+        let estimate = MemoryEstimate::of(&config, &dataset);
+        let advice = estimate.advice(1 << 33, &config);
+        if estimate.total() < u64::MAX / 2 || !advice.iter().any(|advice| advice == words) {
+            failures.push(format!("{max_cells} cells, {batch_size} rays: {estimate}, {advice:?}"));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}

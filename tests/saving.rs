@@ -4,6 +4,9 @@
 
 #[path = "common/capture.rs"]
 mod capture;
+#[allow(dead_code, reason = "what the program asks of it besides")]
+#[path = "../examples/train/saver.rs"]
+mod saver;
 
 use std::fs;
 use std::io;
@@ -21,6 +24,7 @@ use candle_radfoam::rng::{Rng, Stream};
 use candle_radfoam::train::{TrainConfig, Trainer};
 use candle_radfoam::{Error, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use saver::{Saver, newest_whole};
 use serde_json::{Value, json};
 
 /// Tells a child of these tests which folder is its own.
@@ -191,6 +195,60 @@ fn the_last_few_are_kept() -> Result<()> {
     assert_eq!(kept.all(), [folder.path().join(NAME), folder.path().join(older(80))]);
     assert_eq!(names(folder.path()).len(), 5);
     Ok(())
+}
+
+/// A newest one whose header is whole and whose tensors are not: the next save must not keep it in place of a good one.
+#[test]
+fn a_good_one_takes_the_place_of_a_damaged_one() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = Kept::new(folder.path().join(NAME), 2)?;
+    kept.save(&small(10))?;
+    kept.save(&small(20))?;
+    let mut bytes = fs::read(kept.newest()).expect("a file");
+    // NaN, where there were ones.
+    bytes.iter_mut().rev().take(4).for_each(|byte| *byte = 0xff);
+    fs::write(kept.newest(), bytes).expect("written");
+    let good = newest_whole(&kept).expect("a checkpoint");
+    assert_eq!(good.file_name(), Some("checkpoint-00000010.safetensors".as_ref()));
+    kept.restore(&good)?;
+    assert_eq!(newest_whole(&kept).expect("a checkpoint"), kept.newest());
+    assert_eq!(Checkpoint::load_header(kept.newest())?["step"], 10);
+    kept.save(&small(15))?;
+    let whole = kept.all().iter().map(|path| Checkpoint::load(path, &Device::Cpu)).collect::<Result<Vec<_>>>()?;
+    assert_eq!(whole.iter().map(|one| one.header["step"].as_u64()).collect::<Vec<_>>(), [Some(15), Some(10)]);
+    // None to take the place: all stays.
+    assert!(kept.restore(folder.path().join("none")).is_err());
+    assert_eq!((kept.all().len(), parts(folder.path())), (2, 0));
+    Ok(())
+}
+
+/// Of version 1, which has the step among the progress alone.
+#[test]
+fn an_old_one_is_kept_by_its_step() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = Kept::new(folder.path().join(NAME), 2)?;
+    let old = Checkpoint { header: json!({ "format_version": 1, "progress": { "step": 10 } }), ..small(10) };
+    old.save(kept.newest())?;
+    kept.save(&small(20))?;
+    assert_eq!(names(folder.path()), ["checkpoint-00000010.safetensors", NAME]);
+    Ok(())
+}
+
+/// There may be room for it by then.
+#[test]
+fn a_save_that_failed_does_not_stop_the_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = Kept::new(folder.path().join(NAME), 1).expect("a checkpoint");
+    let mut saver = Saver::new(kept.clone(), folder.path().join("error_map"));
+    let mut begin = |step: u64, fails: bool| {
+        let end = move || if fails { Err(anyhow::anyhow!("of step {step}")) } else { Ok(()) };
+        saver.begin(move || Ok((small(step), None, end)))
+    };
+    begin(1, true).expect("begun");
+    let failed = begin(2, false).expect_err("the one before");
+    assert_eq!(failed.to_string(), "of step 1");
+    saver.finish().expect("the second");
+    assert_eq!(Checkpoint::load_header(kept.newest()).expect("a header")["step"], 2);
 }
 
 #[test]

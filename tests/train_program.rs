@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use candle_radfoam::checkpoint::Checkpoint;
 use candle_radfoam::data::synthetic::{SyntheticOptions, write_capture};
 use rustix::process::{Pid, Signal, kill_process};
@@ -71,6 +72,14 @@ impl Place {
     /// A new run in the folder `out`.
     fn begin(&self, out: &str, args: &[&str]) -> Command {
         self.command(&[&["capture", "--config", "config.toml", "--out", out], args].concat())
+    }
+
+    /// The program where no file has more than so many blocks of 512 bytes, as on a full disk.
+    fn limited(&self, blocks: u32, args: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+        command.current_dir(self.folder.path()).args(["-c", &script, "sh"]).arg(program()).args(args).arg("--quiet");
+        command
     }
 
     fn checkpoint(&self, run: &str) -> Vec<u8> {
@@ -206,6 +215,8 @@ fn a_folder_in_use_is_refused_until_the_run_is_killed() {
     fs::write(place.path("run/checkpoint.safetensors"), b"lost").expect("written");
     let said = succeed(place.command(&["--resume", "run", "--stop-after", &(step + 2).to_string()]));
     assert!(said.contains("warning") && said.contains(&format!("resuming at step {step}")), "{said}");
+    let good = place.path("run").join(format!("checkpoint-{step:08}.safetensors"));
+    assert!(good.exists(), "the one that was gone on from");
 }
 
 /// What cannot be saved is no reason to end before the end; then it is.
@@ -214,10 +225,8 @@ fn a_full_disk_leaves_the_last_checkpoint_to_go_on_from() {
     let place = Place::new("seed = 3\nsteps = 30");
     succeed(place.begin("whole", &[]));
     succeed(place.begin("run", &["--stop-after", "10"]));
-    // No file of more than 24 blocks of 512 bytes: a checkpoint has more, and metrics and settings have less.
-    let mut limited = Command::new("sh");
-    limited.current_dir(place.folder.path()).args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$@\"", "sh"]);
-    limited.arg(program()).args(["--resume", "run", "--quiet", "--checkpoint-every", "0"]);
+    // A checkpoint has more blocks, and metrics and settings have less.
+    let mut limited = place.limited(24, &["--resume", "run", "--checkpoint-every", "0"]);
     let output = limited.output().expect("train");
     let said = told(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -225,6 +234,81 @@ fn a_full_disk_leaves_the_last_checkpoint_to_go_on_from() {
     assert_eq!((place.metrics("run").len(), place.step("run")), (30, 10), "{said}");
     succeed(place.command(&["--resume", "run"]));
     assert!(place.checkpoint("run") == place.checkpoint("whole"));
+}
+
+/// Nor are metrics that cannot be written; the checkpoint at the end is.
+#[test]
+fn a_full_disk_costs_lines_of_the_metrics() {
+    let place = Place::new("seed = 3\nsteps = 100");
+    let said = fail(place.limited(24, &["capture", "--config", "config.toml", "--out", "run"]));
+    assert!(said.contains("checkpoint.safetensors"), "{said}");
+    let output = place.limited(24, &["capture", "--config", "config.toml", "--out", "again"]).output().expect("train");
+    assert_eq!(told(&output).matches("metrics.jsonl").count(), 1, "{}", told(&output));
+    let text = fs::read_to_string(place.path("again/metrics.jsonl")).expect("metrics");
+    assert!(text.ends_with('\n') && (20..100).contains(&text.lines().count()), "{} lines", text.lines().count());
+    assert_eq!(place.metrics("again").len(), text.lines().count(), "half a line");
+}
+
+/// What is beside a checkpoint may be lost, and it goes on.
+#[test]
+fn damage_beside_the_checkpoint_is_no_reason_to_stop() {
+    let place = Place::new("seed = 3\nsteps = 20");
+    succeed(place.begin("whole", &[]));
+    succeed(place.begin("run", &["--stop-after", "10"]));
+    let path = place.path("run/metrics.jsonl");
+    let text = fs::read_to_string(&path).expect("metrics");
+    fs::write(&path, text.replacen("{\"", "\0\0", 1)).expect("written");
+    fs::write(place.path("run/clock.json"), b"{").expect("written");
+    let said = succeed(place.command(&["--resume", "run"]));
+    assert!(said.contains("metrics.jsonl: 1 lines dropped") && said.contains("clock.json"), "{said}");
+    assert_eq!(place.metrics("run").len(), 19);
+    assert!(place.checkpoint("run") == place.checkpoint("whole"));
+}
+
+/// A run of version 1, made of one of the present: what its config.toml says is of that time.
+#[test]
+fn a_run_of_an_earlier_version_goes_on() {
+    let place = Place::new("seed = 3\nsteps = 20");
+    succeed(place.begin("whole", &[]));
+    succeed(place.begin("run", &["--stop-after", "10"]));
+    let path = place.path("run/checkpoint.safetensors");
+    let mut checkpoint = Checkpoint::load(&path, &Device::Cpu).expect("a checkpoint");
+    let header = checkpoint.header.as_object_mut().expect("a header");
+    header.insert("format_version".into(), 1.into());
+    for key in ["step", "seed", "metrics", "cameras"] {
+        header.remove(key);
+    }
+    checkpoint.save(&path).expect("saved");
+    let own = place.path("run/config.toml");
+    let text = fs::read_to_string(&own).expect("a config");
+    fs::write(&own, text.replace("seed = 3\n", "seed = 0\n") + "\n[train.forgotten]\n").expect("written");
+    succeed(place.command(&["--resume", "run"]));
+    assert!(place.path("run/checkpoint-00000010.safetensors").exists());
+    assert!(place.checkpoint("run") == place.checkpoint("whole"));
+    assert_eq!(fs::read_to_string(&own).expect("a config"), text);
+}
+
+/// The file that a run was begun with is no other than the run, with what it fills in by itself.
+#[test]
+fn the_config_of_the_beginning_may_be_named_again() {
+    let place = Place::new("");
+    let mut failures = Vec::new();
+    for (case, train, flags) in [
+        ("no plan", "", &[][..]),
+        ("exponent", "steps = 20\n[train.loss]\nimportance_exponent = 0.5", &[]),
+        ("capped", "steps = 20", &["--max-cells", "100"]),
+        ("flags", "steps = 10\nbackground = \"white\"", &["--steps", "20", "--background", "black", "--seed", "4"]),
+    ] {
+        place.configure("config.toml", train);
+        let run = case.replace(' ', "-");
+        succeed(place.begin(&run, &[flags, &["--stop-after", "5"]].concat()));
+        let again = ["--resume", &run, "--config", "config.toml", "--stop-after", "6"];
+        let output = place.command(&[&again, flags].concat()).output().expect("train");
+        if !output.status.success() {
+            failures.push(format!("{case}: {}", told(&output)));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
 #[test]
@@ -263,6 +347,15 @@ fn settings_that_do_not_match_are_listed_and_some_may_change() {
     fs::write(&own, text.replace("steps = 20", "steps = 30")).expect("written");
     refused(&[], &["config.toml: steps: 20 in the run, 30 now"]);
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+
+    // The disk was full for the checkpoint, and not for config.toml: the same command once more.
+    fs::write(&own, &text).expect("written");
+    let changed = ["--resume", "run", "--override", "steps=25"];
+    let said = fail(place.limited(24, &changed));
+    assert!(said.contains("checkpoint.safetensors"), "{said}");
+    assert!(fs::read_to_string(&own).expect("a config").contains("steps = 25"), "written last");
+    succeed(place.command(&changed));
+    assert_eq!(place.step("run"), 25);
 
     // The same as an override says is no difference.
     let rate = "optim.points.initial=0.001";
@@ -311,12 +404,24 @@ fn what_is_not_finite_is_traced_to_where_it_began() {
 }
 
 #[test]
+fn seconds_between_checkpoints_are_a_number() {
+    let place = Place::new("steps = 1");
+    for every in ["nan", "-1", "-inf", "often"] {
+        let output = place.begin("run", &[&format!("--checkpoint-every={every}")]).output().expect("train");
+        assert_eq!(output.status.code(), Some(2), "{every}: {}", told(&output));
+    }
+    assert!(!place.path("run").exists());
+}
+
+#[test]
 fn memory_is_foretold_and_watched() {
     let place = Place::new("time_limit = 4.0");
     let said = fail(place.begin("large", &["--max-cells", "4000000000"]));
     for word in ["MB more are needed", "--max-cells", "--any-memory"] {
         assert!(said.contains(word), "no word of {word}: {said}");
     }
+    let said = fail(place.begin("larger", &["--max-cells", &usize::MAX.to_string()]));
+    assert!(said.contains("fewer --max-cells"), "{said}");
     // Some two hundred checkpoints.
     let said = succeed(place.begin("run", &["--checkpoint-every", "0.02"]));
     assert!(said.contains("memory: about"), "{said}");

@@ -136,6 +136,8 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub struct JsonLines {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    len: u64,
 }
 
 impl JsonLines {
@@ -146,20 +148,25 @@ impl JsonLines {
     }
 
     /// Goes on with a file, after the lines for which `keep` holds (for instance: the steps before the checkpoint).
-    /// A last line that a killed run left half written is dropped.
+    /// A last line that a killed run left half written is dropped, and so is, with a warning, any other that is no JSON.
     pub fn resume(path: &Path, mut keep: impl FnMut(&Value) -> bool) -> Result<Self> {
         let mut kept = String::new();
         if path.exists() {
             let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
             // A write cut off inside a character is a half line like any other.
             let text = String::from_utf8_lossy(&bytes);
+            let mut unreadable = Vec::new();
             for (i, line) in text.split_inclusive('\n').enumerate() {
                 let Some(whole) = line.strip_suffix('\n') else { break };
-                let value =
-                    serde_json::from_str(whole).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
-                if keep(&value) {
-                    kept.push_str(line);
+                match serde_json::from_str(whole) {
+                    Ok(value) if keep(&value) => kept.push_str(line),
+                    Ok(_) => {}
+                    Err(error) => unreadable.push((i + 1, error)),
                 }
+            }
+            if let Some((line, error)) = unreadable.first() {
+                let count = unreadable.len();
+                eprintln!("warning: {}: {count} lines dropped, the first line {line}: {error}", path.display());
             }
         }
         write_atomic(path, kept.as_bytes())?;
@@ -168,14 +175,21 @@ impl JsonLines {
 
     fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { path: path.to_path_buf(), file })
+        let len = file.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+        Ok(Self { path: path.to_path_buf(), file, len })
     }
 
-    /// Appends a line.
+    /// Appends a line. One that cannot be written leaves no half of it for the next to go on.
     pub fn write(&mut self, value: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_string(value).with_context(|| format!("writing {}", self.path.display()))?;
         line.push('\n');
         // One unbuffered write: the line is in the file when this returns.
-        self.file.write_all(line.as_bytes()).with_context(|| format!("writing {}", self.path.display()))
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            // If not even this can be done, a later look at the file drops the line.
+            let _ = self.file.set_len(self.len);
+            return Err(error).with_context(|| format!("writing {}", self.path.display()));
+        }
+        self.len += line.len() as u64;
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What `train` can be told, by flags and by a file.
 
 use crate::support::checkpoint::parse_size;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_radfoam::data::{LoadOptions, Resize, Strategy, TestViews};
 use candle_radfoam::train::{Background, TrainConfig};
 use clap::{Parser, ValueEnum};
@@ -89,7 +89,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,
     /// Seconds of training between checkpoints; 0 for one after each step.
-    #[arg(long, default_value_t = 120.0)]
+    #[arg(long, default_value_t = 120.0, value_parser = parse_seconds)]
     pub checkpoint_every: f64,
     /// Where a value that is not finite stops the run, take the steps since the last checkpoint again, and say in which
     /// step, tensor and place it first was.
@@ -101,6 +101,13 @@ pub struct Args {
     /// Plain lines instead of a progress bar.
     #[arg(long)]
     pub quiet: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<f64> {
+    match text.parse() {
+        Ok(seconds) if seconds >= 0.0 => Ok(seconds),
+        _ => bail!("expected a number of seconds, at least 0"),
+    }
 }
 
 /// How rays are drawn; --config knows the settings of each.

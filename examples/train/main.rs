@@ -10,6 +10,7 @@
 
 mod args;
 mod capture;
+mod clock;
 mod interrupt;
 mod replay;
 mod report;
@@ -23,13 +24,13 @@ use args::{Args, RunConfig, apply};
 use candle_core::Device;
 use candle_radfoam::Error;
 use candle_radfoam::checkpoint::{Checkpoint, Kept};
-use candle_radfoam::train::{Evaluation, StepStats, TrainConfig, Trainer, migrate_header};
+use candle_radfoam::train::{Evaluation, FORMAT_VERSION, StepStats, TrainConfig, Trainer, migrate_header};
 use capture::{bar, check_memory, load, run_folder, synthetic_capture};
 use clap::Parser;
+use clock::{Clock, Look};
 use indicatif::ProgressBar;
 use interrupt::Interrupts;
 use saver::{Saver, newest_whole};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use support::checkpoint::{CHECKPOINT, CLOCK, CONFIG, ERROR_MAP, METRICS, RunHeader};
@@ -44,39 +45,6 @@ const LOOK_PIXELS: u64 = 1_500_000;
 const LINE_EVERY: f64 = 5.0;
 /// Seconds between two looks at how much memory is taken.
 const MEMORY_EVERY: f64 = 1.0;
-
-/// What the clocks said at a checkpoint; beside it, for no two runs agree on them.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Clock {
-    step: u64,
-    seconds: f64,
-    cpu_seconds: Option<f64>,
-    curve: Vec<Look>,
-}
-
-impl Clock {
-    /// The clock in a run's folder; at zero if it was lost, which hurts no result but the times.
-    fn read(folder: &RunFolder) -> Result<Self> {
-        let path = folder.file(CLOCK)?;
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
-    }
-}
-
-/// A point of the curve in result.json.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Look {
-    seconds: f64,
-    cpu_seconds: Option<f64>,
-    step: u64,
-    rays: u64,
-    /// Test views that were scored: the same ones for every point of a run.
-    views: usize,
-    psnr_db: f64,
-}
 
 /// A look at the memory of this process.
 #[derive(Debug, Clone, Copy)]
@@ -207,10 +175,12 @@ impl Run {
         let kept = Kept::new(folder.file(CHECKPOINT)?, args.keep as usize)?;
         let path = newest_whole(&kept)?;
         let mut checkpoint = Checkpoint { header: Checkpoint::load_header(&path)?, tensors: Default::default() };
+        // The settings of an earlier version had other names and defaults, in the run's config.toml as well.
+        let is_old = checkpoint.header["format_version"] != FORMAT_VERSION;
         migrate_header(&path, &mut checkpoint.header)?;
         let mut header: RunHeader = checkpoint.field(&path, "run")?;
         let saved: TrainConfig = checkpoint.field(&path, "config")?;
-        let config = resume::settings(args, folder.path(), &header, &saved)?;
+        let config = resume::settings(args, folder.path(), &header, &saved, is_old)?;
         let changed = config != saved;
         if let Some(moved) = &args.capture {
             header.capture = Some(std::fs::canonicalize(moved).with_context(|| moved.display().to_string())?);
@@ -224,6 +194,9 @@ impl Run {
         check_memory(&config, &dataset, args.any_memory)?;
         let options = header.options()?;
         let trainer = Trainer::resume_with(&path, dataset, config, device)?;
+        if path != kept.newest() {
+            kept.restore(&path)?;
+        }
         let step = trainer.step_count();
         let (mut losses, mut memory) = (Vec::new(), Vec::new());
         let metrics = JsonLines::resume(&folder.file(METRICS)?, |line| {
@@ -236,7 +209,7 @@ impl Run {
             memory.extend(before.and_then(|_| looked()));
             before.is_some()
         })?;
-        let Clock { step: clock_step, seconds, cpu_seconds: cpu_before, mut curve } = Clock::read(&folder)?;
+        let Clock { step: clock_step, seconds, cpu_seconds: cpu_before, mut curve } = Clock::read(&folder);
         // The seconds of a run that is planned by time are in the checkpoint.
         let seconds_before = match saved.time_limit {
             _ if clock_step == step => (seconds - trainer.seconds()).max(0.0),
@@ -259,8 +232,8 @@ impl Run {
             curve,
             folder,
         };
-        if changed {
-            run.save()?;
+        if changed || is_old {
+            // Before the checkpoint: where this is the last that is done, the same command again does the rest.
             let config = RunConfig {
                 capture: run.header.capture.clone(),
                 resize: options.resize.to_string(),
@@ -268,6 +241,9 @@ impl Run {
                 train: run.trainer.config().clone(),
             };
             write_text(&run.folder.file(CONFIG)?, &toml::to_string(&config)?)?;
+        }
+        if changed {
+            run.save()?;
         }
         Ok(run)
     }
@@ -289,12 +265,17 @@ impl Run {
         let mut next_checkpoint = self.seconds() + checkpoint_every;
         let mut loss = f64::NAN;
         let mut told = None;
+        let mut is_told = false;
         let mut end = End::Over;
         while !self.trainer.is_finished() && stop_after.is_none_or(|stop| self.trainer.step_count() < stop) {
             let stats = self.trainer.step()?;
             // Over about the last twenty steps.
             loss = if loss.is_nan() { stats.loss } else { loss + 0.05 * (stats.loss - loss) };
-            self.record(&stats)?;
+            if let Err(error) = self.record(&stats)
+                && !std::mem::replace(&mut is_told, true)
+            {
+                println!("warning: step {}: {error:#}; steps may be missing there", stats.step);
+            }
             if told.is_none() {
                 told = self.trainer.sampler().stats().failure;
                 if let Some(failure) = told {
@@ -342,6 +323,9 @@ impl Run {
 
     /// An error that ended the training, with what can be done about it.
     fn explain(&mut self, error: anyhow::Error, debug: bool) -> anyhow::Error {
+        // From here on nothing is saved that has not been begun.
+        self.interrupts.leave_at_once();
+        let debug = debug && self.interrupts.status().is_none();
         // What is being written is good; if it cannot be, the one before it is the last.
         let _ = self.saver.finish();
         if let Some(bar) = &self.bar {
@@ -351,8 +335,11 @@ impl Run {
             return error;
         }
         let good = newest_whole(&self.saver.kept).ok();
-        let step =
-            good.as_ref().and_then(|path| Checkpoint::load_header(path).ok()).map(|header| header["step"].clone());
+        let step = good.as_ref().and_then(|path| {
+            let mut header = Checkpoint::load_header(path).ok()?;
+            migrate_header(path, &mut header).ok()?;
+            header["step"].as_u64()
+        });
         let told = match (&good, step) {
             (Some(path), Some(step)) => format!("the last good checkpoint is {} (step {step})", path.display()),
             _ => "no checkpoint had been written".into(),

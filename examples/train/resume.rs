@@ -10,12 +10,19 @@ use super::args::{Args, RunConfig, apply_flags};
 use crate::support::checkpoint::{CONFIG, RunHeader};
 
 /// The settings to go on with: those of the run, with what `--override` says. Whatever else is said of them, by flags,
-/// `--config` or the run's own config.toml, must be the same.
-pub fn settings(args: &Args, folder: &Path, header: &RunHeader, saved: &TrainConfig) -> Result<TrainConfig> {
+/// `--config` or the run's own config.toml, must be the same; the last is not looked at where `is_old`, for it was
+/// written with the settings of another version.
+pub fn settings(
+    args: &Args,
+    folder: &Path,
+    header: &RunHeader,
+    saved: &TrainConfig,
+    is_old: bool,
+) -> Result<TrainConfig> {
     let config = saved.with_overrides(&args.overrides)?;
     let own = folder.join(CONFIG);
     let mut differences = Vec::new();
-    if own.exists() {
+    if own.exists() && !is_old {
         // It has what the run was begun with, unless somebody changed it.
         let asked = RunConfig::read(&own)?;
         let edited = saved.changes(&asked.train)?;
@@ -24,28 +31,43 @@ pub fn settings(args: &Args, folder: &Path, header: &RunHeader, saved: &TrainCon
     }
     if let Some(path) = &args.config {
         let mut asked = RunConfig::read(path)?;
-        // What a run fills in by itself is nothing that was asked for.
-        let train = &mut asked.train;
-        train.background = train.background.or(saved.background);
-        train.sampler.seed = train.seed;
-        if train.init == InitConfig::default() {
-            train.init = saved.init.clone();
-        }
+        flags(args, &mut asked)?;
+        fill_in(&mut asked.train, &config, saved);
         compare(&path.display().to_string(), &asked, &config, header, |_| true, &mut differences)?;
     }
     let mut asked = RunConfig { train: config.clone(), ..RunConfig::default() };
-    let options = apply_flags(args, &mut asked)?;
+    flags(args, &mut asked)?;
+    compare("flags", &asked, &config, header, |_| true, &mut differences)?;
+    if !differences.is_empty() {
+        bail!("the settings are not those of the run in {}:\n  {}", folder.display(), differences.join("\n  "));
+    }
+    Ok(config)
+}
+
+/// Puts the flags into what is asked for; of the capture, nothing that they do not say.
+fn flags(args: &Args, asked: &mut RunConfig) -> Result<()> {
+    let options = apply_flags(args, asked)?;
     if args.downsample.is_some() || args.size.is_some() {
         asked.resize = options.resize.to_string();
     }
     if args.test_views.is_some() {
         asked.test_views = options.test_views.to_string();
     }
-    compare("flags", &asked, &config, header, |_| true, &mut differences)?;
-    if !differences.is_empty() {
-        bail!("the settings are not those of the run in {}:\n  {}", folder.display(), differences.join("\n  "));
+    Ok(())
+}
+
+/// What a run fills in by itself is nothing that was asked for.
+fn fill_in(asked: &mut TrainConfig, config: &TrainConfig, saved: &TrainConfig) {
+    if asked.steps.is_none() && asked.time_limit.is_none() {
+        (asked.steps, asked.time_limit) = (config.steps, config.time_limit);
     }
-    Ok(config)
+    asked.background = asked.background.or(saved.background);
+    if asked.init == InitConfig::default() {
+        asked.init = saved.init.clone();
+    }
+    // Whether the capture has a point cloud is not known here; it decides about these cells alone.
+    let filled = [false, true].map(|has_cloud| asked.clone().filled_in(false, has_cloud));
+    *asked = if filled[1].init == saved.init { filled[1].clone() } else { filled[0].clone() };
 }
 
 fn compare(

@@ -25,13 +25,14 @@ impl Saver {
     }
 
     /// Begins to write what `copy` makes of the present state: a checkpoint, its error map if it has one, and something
-    /// more after these. Waits for the writing before this one, and fails if that failed.
+    /// more after these. Waits for the writing before this one, and fails if that failed, with this one begun all the
+    /// same.
     pub fn begin<F>(&mut self, copy: impl FnOnce() -> Result<(Checkpoint, Option<Checkpoint>, F)>) -> Result<()>
     where
         F: FnOnce() -> Result<()> + Send + 'static,
     {
         let started = Instant::now();
-        self.finish()?;
+        let earlier = self.finish();
         let (checkpoint, map, then) = copy()?;
         let (kept, path) = (self.kept.clone(), self.error_map.clone());
         let write = move || {
@@ -44,7 +45,7 @@ impl Saver {
         self.under_way = Some(std::thread::Builder::new().name("saver".into()).spawn(write)?);
         self.count += 1;
         self.held += started.elapsed().as_secs_f64();
-        Ok(())
+        earlier
     }
 
     /// Waits until all is written.

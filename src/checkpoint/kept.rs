@@ -1,13 +1,14 @@
 //! The checkpoints of a run: the newest, and some of those before it.
 
 use std::cmp::Reverse;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Checkpoint;
-use super::replace::folder_of;
+use super::replace::{folder_of, replace_file};
 use crate::{Error, Result};
+use serde_json::Value;
 
 /// Digits of a step in a file's name: names are in the order of their steps up to a hundred million.
 const DIGITS: usize = 8;
@@ -72,7 +73,7 @@ impl Kept {
     ///
     /// Those of [`Checkpoint::save`]; the one before it is then the newest still.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let next = checkpoint.header["step"].as_u64();
+        let next = step_of(&checkpoint.header);
         checkpoint.write(&self.newest, || {
             if self.keep > 1 {
                 self.keep_present(next)?;
@@ -83,10 +84,22 @@ impl Kept {
         })
     }
 
+    /// Makes `good`, an older one, the newest, where the newest has been damaged: the next [`Kept::save`] would keep that
+    /// one otherwise, and remove a good one. The older one stays.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, a folder that cannot be written, a full disk; nothing has changed then.
+    pub fn restore(&self, good: impl AsRef<Path>) -> Result<()> {
+        let good = good.as_ref();
+        let mut from = File::open(good).map_err(|source| Error::io(good, source))?;
+        replace_file(&self.newest, |file| io::copy(&mut from, file).map(drop), || Ok(()))
+    }
+
     /// Gives the present checkpoint the name that it has as an older one.
     fn keep_present(&self, next: Option<u64>) -> io::Result<()> {
         // What cannot be read is not worth keeping, and the same step again is no older one.
-        let present = Checkpoint::load_header(&self.newest).ok().and_then(|header| header["step"].as_u64());
+        let present = Checkpoint::load_header(&self.newest).ok().and_then(|header| step_of(&header));
         let Some(step) = present.filter(|_| present != next) else { return Ok(()) };
         let older = self.of_step(step);
         if older.exists() {
@@ -133,4 +146,9 @@ impl Kept {
         };
         entries.flatten().filter_map(|entry| Some((step(&entry.path())?, entry.path()))).collect()
     }
+}
+
+/// The step of a header; version 1 of the format has it among the progress alone.
+fn step_of(header: &Value) -> Option<u64> {
+    header["step"].as_u64().or_else(|| header["progress"]["step"].as_u64())
 }

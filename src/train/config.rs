@@ -220,6 +220,27 @@ impl TrainConfig {
         check(ascending, "resolution.until", "ascending", "out of order".into())
     }
 
+    /// What the settings stand for in a run that begins with them on a capture whose images have alpha (`has_alpha`) and
+    /// which has a point cloud (`has_cloud`): the background, initial cells no more than `refine.max_cells`, the
+    /// sampler's seed that of the run, and its `importance_exponent` that of the loss where that is not 0.
+    ///
+    /// ```
+    /// use candle_radfoam::train::{Background, TrainConfig};
+    ///
+    /// let config = TrainConfig { seed: 3, ..TrainConfig::default() }.filled_in(true, false);
+    /// assert_eq!((config.background, config.sampler.seed), (Some(Background::White), 3));
+    /// ```
+    pub fn filled_in(mut self, has_alpha: bool, has_cloud: bool) -> Self {
+        let backdrop = if has_alpha { Background::White } else { Background::Random };
+        self.background = self.background.or(Some(backdrop));
+        self.init = self.init.capped(self.refine.max_cells, has_cloud);
+        self.sampler.seed = self.seed;
+        if self.loss.importance_exponent != 0.0 {
+            self.sampler.importance_exponent = self.loss.importance_exponent;
+        }
+        self
+    }
+
     /// The number of cells to grow to in a run planned for `cpu_seconds` of CPU time (seconds times threads): more
     /// cells show more, and cost rays. The optimum is flat: on the chair of the README, 60,000 and 90,000 cells score
     /// within 0.1 dB of each other at 75 CPU seconds.

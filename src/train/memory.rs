@@ -53,8 +53,9 @@ impl MemoryEstimate {
     /// The estimate for a run with `config` on `dataset`.
     pub fn of(config: &TrainConfig, dataset: &Dataset) -> Self {
         let bytes = |views: &[crate::data::View]| views.iter().map(|view| view.image.data.len() as u64).sum::<u64>();
-        let coefficients = (config.sh_degree as u64 + 1).pow(2);
-        let values = 3 + 1 + 3 * coefficients;
+        // Settings may be any numbers: what is too large for a sum is too large for the machine, too.
+        let coefficients = (config.sh_degree as u64).saturating_add(1).saturating_pow(2);
+        let values = coefficients.saturating_mul(3).saturating_add(3 + 1);
         let cells = config.refine.max_cells as u64;
         let in_flight = if config.sampler.lag > 0 { 2 } else { 1 };
         let patch = config.sampler.map_patch();
@@ -63,25 +64,25 @@ impl MemoryEstimate {
         };
         let entries: u64 = match config.sampler.strategy {
             Strategy::None => 0,
-            _ => dataset.train.iter().map(patches).sum(),
+            _ => dataset.train.iter().map(patches).fold(0, u64::saturating_add),
         };
         Self {
             images: bytes(&dataset.train) + bytes(&dataset.test),
             pixels: bytes(&dataset.train),
-            cells: cells * (BYTES_PER_CELL + 4 * values * COPIES),
-            rays: config.sampler.batch_size as u64 * BYTES_PER_RAY * in_flight,
-            error_map: entries * BYTES_PER_ENTRY,
+            cells: cells.saturating_mul(values.saturating_mul(4 * COPIES).saturating_add(BYTES_PER_CELL)),
+            rays: (config.sampler.batch_size as u64).saturating_mul(BYTES_PER_RAY * in_flight),
+            error_map: entries.saturating_mul(BYTES_PER_ENTRY),
         }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.to_come() + self.images
+        self.to_come().saturating_add(self.images)
     }
 
     /// What is not there yet when the capture is loaded.
     pub fn to_come(&self) -> u64 {
-        self.pixels + self.cells + self.rays + self.error_map
+        [self.cells, self.rays, self.error_map].into_iter().fold(self.pixels, u64::saturating_add)
     }
 
     /// What to change so that `available` bytes may do for what is to come, the largest part first; empty where they do.
@@ -95,12 +96,13 @@ impl MemoryEstimate {
         let mut parts = [
             (self.cells, "cells", config.refine.max_cells),
             (self.rays, "rays", config.sampler.batch_size),
-            (self.pixels + self.error_map, "pixels", 0),
+            (self.pixels.saturating_add(self.error_map), "pixels", 0),
         ];
         parts.sort_by_key(|&(bytes, ..)| std::cmp::Reverse(bytes));
-        let advice = parts.into_iter().filter(|&(bytes, ..)| 10 * bytes > needed).map(|(bytes, name, count)| {
+        let advice = parts.into_iter().filter(|&(bytes, ..)| bytes > needed / 10).map(|(bytes, name, count)| {
             let share = left_for(bytes);
-            let most = (count as f64 * share) as usize;
+            // Of what is beyond counting there is no share.
+            let most = if bytes < u64::MAX { (count as f64 * share) as usize } else { 0 };
             match name {
                 "pixels" if share > 0.0 => format!("--downsample {} or more", share.recip().sqrt().ceil()),
                 "pixels" => "--downsample".to_string(),

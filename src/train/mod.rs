@@ -23,7 +23,7 @@ pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
 pub use overrides::{SettingChange, refusal};
 pub use profile::Profile;
 
-use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler, SamplerConfig};
+use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene};
 use crate::rng::{Rng, Stream};
@@ -120,22 +120,9 @@ impl Trainer {
         let started = Instant::now();
         config.validate()?;
         require_cpu(device)?;
-        let backdrop = if dataset.has_alpha { Background::White } else { Background::Random };
         let has_cloud = dataset.point_cloud.as_ref().is_some_and(|cloud| !cloud.points.is_empty());
-        // What the settings stand for here, so that `config` and checkpoints say what was used.
-        let config = TrainConfig {
-            background: config.background.or(Some(backdrop)),
-            init: config.init.capped(config.refine.max_cells, has_cloud),
-            sampler: SamplerConfig {
-                seed: config.seed,
-                importance_exponent: match config.loss.importance_exponent {
-                    0.0 => config.sampler.importance_exponent,
-                    exponent => exponent,
-                },
-                ..config.sampler
-            },
-            ..config
-        };
+        // So that `config` and checkpoints say what was used.
+        let config = config.filled_in(dataset.has_alpha, has_cloud);
         let resolution = config.resolution_at(0.0);
         let pixels = training_pixels(&dataset, resolution)?;
         let loader = Loader::new(pixels, config.sampler.clone())?;
