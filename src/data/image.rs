@@ -138,15 +138,23 @@ pub(crate) fn rgba(levels: &[u8]) -> [f32; 4] {
     }
 }
 
-/// A level of 8 or 16 bits, on the scale of 16.
+/// A level of 8 or 16 bits.
 trait Level: Copy {
+    /// On the scale of 16 bits.
     fn wide(self) -> f32;
+    /// On the scale of 8 bits.
+    fn narrow(self) -> f32 {
+        self.wide() / WIDE_LEVEL
+    }
     fn is_most(self) -> bool;
 }
 
 impl Level for u8 {
     fn wide(self) -> f32 {
         f32::from(self) * WIDE_LEVEL
+    }
+    fn narrow(self) -> f32 {
+        f32::from(self)
     }
     fn is_most(self) -> bool {
         self == Self::MAX
@@ -169,12 +177,19 @@ fn from_levels<const N: usize, L: Level>(levels: &[L], from: (u32, u32), to: (u3
     // Where a grey pixel has its one level, a coloured one has three.
     let color = if N < 3 { [0, 0, 0] } else { [0, 1, 2] };
     if N % 2 == 1 || pixels.iter().all(|pixel| pixel[N - 1].is_most()) {
-        return map_area(pixels, from, to, |pixel| color.map(|channel| pixel[channel].wide() / WIDE_LEVEL));
+        return map_area(pixels, from, to, |pixel| color.map(|channel| pixel[channel].narrow()));
     }
     map_area(pixels, from, to, |pixel| {
-        let alpha = pixel[N - 1].wide() / WIDE_LEVEL;
-        let share = alpha / f32::from(u16::MAX);
-        let [red, green, blue] = color.map(|channel| pixel[channel].wide() * share);
+        let alpha = pixel[N - 1].narrow();
+        let [red, green, blue] = if pixel[N - 1].is_most() {
+            // Nearly every pixel is opaque or empty, and this takes no division.
+            color.map(|channel| pixel[channel].narrow())
+        } else if alpha == 0.0 {
+            [0.0; 3]
+        } else {
+            let share = alpha / f32::from(u16::MAX);
+            color.map(|channel| pixel[channel].wide() * share)
+        };
         [red, green, blue, alpha]
     })
 }
