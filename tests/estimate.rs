@@ -1,41 +1,19 @@
 //! Does a run take the memory that is foretold for it?
 
+#[path = "common/allocator.rs"]
+mod allocator;
 #[path = "common/capture.rs"]
 mod capture;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
+use allocator::{MOST, NOW};
 use candle_core::Device;
 use candle_radfoam::Result;
 use candle_radfoam::data::Image;
 use candle_radfoam::foam::InitConfig;
 use candle_radfoam::train::{MemoryEstimate, TrainConfig, Trainer};
 use serde_json::Value;
-
-/// The system's allocator, counting.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from the system's allocator with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Bytes that a run of a few steps with a checkpoint holds at most beyond the capture, and what was foretold.
 fn measured(config: TrainConfig, side: u32) -> Result<(usize, MemoryEstimate)> {

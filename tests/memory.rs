@@ -1,40 +1,18 @@
 //! Does loading take the memory that it says: the result, and at most two decoded images a core?
 
+#[path = "common/allocator.rs"]
+mod allocator;
 #[path = "common/folders.rs"]
 mod folders;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
+use allocator::{MOST, NOW};
 use candle_radfoam::data::{Image, LoadOptions, Resize, load};
 use folders::{options, orbit};
 use serde_json::json;
-
-/// The system's allocator, counting.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`, which is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: `at` came from the system's allocator with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// The result of `work`, and the bytes that it held at most beyond those held before it.
 fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
