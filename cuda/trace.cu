@@ -111,9 +111,9 @@ __device__ __forceinline__ bool exit_face(
     u32 nearest_lane = 0;
     for (u32 e = first; e < end; e++) {
         const float4 n = faces[e];
-        const float along = n.x * d.x + n.y * d.y + n.z * d.z;
-        const float h = 0.5f * (n.x * n.x + n.y * n.y + n.z * n.z);
-        const float t = (h - (n.x * rx + n.y * ry + n.z * rz)) / along;
+        const float mx = fmaf(0.5f, n.x, -rx), my = fmaf(0.5f, n.y, -ry), mz = fmaf(0.5f, n.z, -rz);
+        const float along = fmaf(n.z, d.z, fmaf(n.y, d.y, n.x * d.x));
+        const float t = fmaf(n.z, mz, fmaf(n.y, my, n.x * mx)) / along;
         const u32 lane = (e - first) % LANES;
         if (along > 0.0f && (t < nearest || (t == nearest && t < INFINITY && lane < nearest_lane))) {
             nearest = t;
@@ -179,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(256) trace_forward_f32(
         if (t_exit > t) {
             const float density = site.w;
             if (density > density_threshold) {
-                const float alpha = 1.0f - expf(-density * (t_exit - t));
+                const float alpha = -expm1f(-density * (t_exit - t));
                 const float3 c = color(sh + (u64)cell * 3 * num_coefficients, basis, num_coefficients);
                 const float weight = transmittance * alpha, before = transmittance;
                 rgb.x += weight * c.x;
@@ -358,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) trace_backward_f32(
             const float density = site.w;
             float grad_entry = 0.0f, grad_length = 0.0f;
             if (density > density_threshold) {
-                const float length = t_exit - t, alpha = 1.0f - expf(-density * length);
+                const float length = t_exit - t, alpha = -expm1f(-density * length);
                 const float *row = sh + (u64)cell * 3 * num_coefficients;
                 const float3 c = color(row, basis, num_coefficients);
                 const float weight = transmittance * alpha, before = transmittance;

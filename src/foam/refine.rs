@@ -76,14 +76,14 @@ impl RefineStatistics {
         Self { gradient: vec![0.0; num_cells], max_weight: vec![0.0; num_cells], steps: 0 }
     }
 
-    /// Adds a step: the gradient of the points `[3 P]`, and sum and maximum of each cell's weight.
-    pub(crate) fn add(&mut self, grad_points: &[f32], weights: &[[f32; 2]]) {
+    /// Adds a step: the gradient of the points `[3 P]`, and the largest weight of each cell.
+    pub(crate) fn add(&mut self, grad_points: &[f32], weights: &[f32]) {
         (self.gradient.par_iter_mut(), self.max_weight.par_iter_mut(), grad_points.par_chunks(3), weights)
             .into_par_iter()
             .with_min_len(4096)
-            .for_each(|(gradient, max_weight, g, weight)| {
+            .for_each(|(gradient, max_weight, g, &weight)| {
                 *gradient += (g[0] * g[0] + g[1] * g[1] + g[2] * g[2]).sqrt();
-                *max_weight = max_weight.max(weight[1]);
+                *max_weight = max_weight.max(weight);
             });
         self.steps += 1;
     }

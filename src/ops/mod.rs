@@ -29,5 +29,6 @@ pub use weighted_draw::{DrawSettings, Draws, Jitter, effective_sample_size, weig
 pub use weighted_gather::{weighted_gather, weighted_gather_many};
 
 pub(crate) use adam::zero_moments;
-pub(crate) use trace::fused;
+#[doc(hidden)]
+pub use trace::fused;
 pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};

@@ -17,7 +17,7 @@ pub(super) struct RayLoss<'a> {
 }
 
 impl<'a> RayLoss<'a> {
-    pub fn new(trainer: &'a Trainer, batch: &'a Batch, importance: Option<&'a [f32]>) -> Self {
+    pub fn new(trainer: &Trainer, batch: &'a Batch, importance: Option<&'a [f32]>) -> Self {
         let config = &trainer.config.loss;
         Self {
             background: trainer.background(),

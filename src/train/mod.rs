@@ -25,7 +25,7 @@ pub use profile::Profile;
 
 use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
-use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene};
+use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene, Workspace};
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -62,6 +62,7 @@ pub struct Trainer {
     foam: Foam,
     /// Laid out for the present topology.
     faces: Faces<f32>,
+    workspace: Workspace<f32>,
     optimizer: Adam,
     statistics: RefineStatistics,
     refine_round: u32,
@@ -143,6 +144,7 @@ impl Trainer {
         let num_initial_cells = foam.num_cells();
         let mut trainer = Self {
             faces: new_faces(&foam),
+            workspace: Workspace::default(),
             statistics: RefineStatistics::new(num_initial_cells),
             config,
             dataset,
@@ -312,7 +314,8 @@ impl Trainer {
         let loss = RayLoss::new(self, batch, importance.as_deref());
         let (outputs, gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
             let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
-            fused::forward_backward(&scene, &rays, &self.config.trace, self.foam.num_cells(), |ray, out| {
+            let (num_cells, workspace) = (self.foam.num_cells(), &mut self.workspace);
+            fused::forward_backward(&scene, &rays, &self.config.trace, num_cells, workspace, |ray, out| {
                 loss.gradient(ray, out)
             })
         })?;

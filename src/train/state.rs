@@ -6,6 +6,7 @@ use crate::camera::Camera;
 use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
 use crate::foam::{Foam, RefineStatistics};
+use crate::ops::fused;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -240,6 +241,7 @@ impl Trainer {
         }
         Ok(Self {
             faces: new_faces(&foam),
+            workspace: fused::Workspace::default(),
             config,
             dataset,
             loader,

@@ -2,12 +2,14 @@
 //!
 //! Rays are cut into tiles of [`TILE`], and the tiles are dealt to [`ACCUMULATORS`] lanes, whatever the number of
 //! threads. A lane adds the gradients of its tiles in order into rows of its own, and the lanes are summed in order: no
-//! atomics, and the same bits on any number of threads. Memory beyond inputs and outputs: [`ACCUMULATORS`] rows a cell,
-//! and the segments of [`GROUP`] rays a lane, whatever the number of rays.
+//! atomics, and the same bits on any number of threads. Only rows that were written to are summed and cleared. Memory
+//! beyond inputs and outputs: [`ACCUMULATORS`] rows a cell, and the segments of [`GROUP`] rays a lane, whatever the
+//! number of rays.
 
-use super::grad::{GradientRows, HEAD, RayGradient, backward_ray};
+use super::grad::{GradientRows, HEAD, RayGradient, WORD, backward_ray};
 use super::walk::{GROUP, Rays, Scene, Walker, walk};
 use super::{Real, TraceSettings};
+use crate::ops::pages;
 use rayon::prelude::*;
 
 /// Rays in a tile: many times those that walk at once, since at its end fewer and fewer take turns; few enough that
@@ -19,22 +21,22 @@ const TILE: usize = 32 * GROUP;
 const ACCUMULATORS: usize = 4;
 
 /// Values before the depths in a ray's row of the packed outputs: rgb and opacity.
-pub(crate) const PACKED_HEAD: usize = 4;
+pub const PACKED_HEAD: usize = 4;
 
 /// What the rays saw.
 #[derive(Debug)]
-pub(crate) struct Outputs<T> {
+pub struct Outputs<T> {
     /// `[R, PACKED_HEAD + Q]`: rgb, opacity, depth of each quantile.
     pub packed: Vec<T>,
     /// `[R]`: the cells that each ray entered.
     pub cells_entered: Vec<u32>,
-    /// `[P]`: sum and maximum over the rays of the weight of each cell.
-    pub weights: Vec<[T; 2]>,
+    /// `[P]`: over the rays, the sum (forward) or the maximum (with backward) of the weight of each cell.
+    pub weights: Vec<T>,
 }
 
 /// Gradients of the loss with respect to the parameters; a row for each real cell.
 #[derive(Debug)]
-pub(crate) struct Gradients<T> {
+pub struct Gradients<T> {
     /// `[P, 3]`.
     pub points: Vec<T>,
     /// `[P]`.
@@ -43,9 +45,9 @@ pub(crate) struct Gradients<T> {
     pub sh: Vec<T>,
 }
 
-/// Defines a function on tiles once for each number of SH values (3 K) and both with and without AVX2, as two
-/// constants `WIDTH` and `AVX2` for its body, and a front that takes the one that fits. Rust never contracts a product
-/// and a sum into one rounding, so that all builds compute the same bits.
+/// Defines a function on tiles once for each number of SH values (3 K) and both with and without AVX2 and FMA, as two
+/// constants `WIDTH` and `AVX2` for its body, and a front that takes the one that fits. Rust contracts a product and a
+/// sum into one rounding where `mul_add` says so and nowhere else, so that all builds compute the same bits.
 macro_rules! multiversion {
     (
         $(#[$doc:meta])*
@@ -57,15 +59,15 @@ macro_rules! multiversion {
             fn body<$($generics)*, const WIDTH: usize, const AVX2: bool>($scene: $scene_ty, $($arg: $ty,)*) $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,fma")]
             fn with_avx2<$($generics)*, const WIDTH: usize>($scene: $scene_ty, $($arg: $ty,)*) {
                 body::<$($given)*, WIDTH, true>($scene, $($arg),*)
             }
 
             fn front<$($generics)*, const WIDTH: usize>($scene: $scene_ty, $($arg: $ty,)*) {
                 #[cfg(target_arch = "x86_64")]
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the CPU has just been found to support AVX2.
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the CPU has just been found to support both.
                     return unsafe { with_avx2::<$($given)*, WIDTH>($scene, $($arg),*) };
                 }
                 body::<$($given)*, WIDTH, false>($scene, $($arg),*)
@@ -98,7 +100,7 @@ fn deal<'a, T>(packed: &'a mut [T], cells_entered: &'a mut [u32], width: usize) 
 }
 
 /// Traces the rays. Without `with_weights` the weights stay empty, and nothing is kept per cell.
-pub(crate) fn forward<T: Real>(
+pub fn forward<T: Real>(
     scene: &Scene<'_, T>,
     rays: &Rays<'_, T>,
     settings: &TraceSettings,
@@ -108,10 +110,10 @@ pub(crate) fn forward<T: Real>(
     let mut packed = vec![T::zero(); rays.len() * width];
     let mut cells_entered = vec![0; rays.len()];
     if with_weights {
-        let lanes: Vec<Vec<[T; 2]>> = deal(&mut packed, &mut cells_entered, width)
+        let lanes: Vec<Vec<T>> = deal(&mut packed, &mut cells_entered, width)
             .into_par_iter()
             .map(|tiles| {
-                let mut weights = vec![[T::zero(); 2]; scene.faces.sites.len()];
+                let mut weights = vec![T::zero(); scene.faces.sites.len()];
                 let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
                 for tile in tiles {
                     forward_tile::<T, true>(scene, rays, settings, &mut walkers, tile, &mut weights);
@@ -119,11 +121,9 @@ pub(crate) fn forward<T: Real>(
                 weights
             })
             .collect();
-        let mut weights = vec![[T::zero(); 2]; scene.faces.sites.len()];
+        let mut weights = vec![T::zero(); scene.faces.sites.len()];
         for lane in &lanes {
-            for (total, &weight) in weights.iter_mut().zip(lane) {
-                merge_weights(total, weight);
-            }
+            add(&mut weights, lane);
         }
         return Outputs { packed, cells_entered, weights };
     }
@@ -145,16 +145,15 @@ multiversion! {
         settings: &TraceSettings,
         walkers: &mut [Walker<T>],
         tile: Tile<'_, T>,
-        weights: &mut [[T; 2]],
+        weights: &mut [T],
     ) {
         let Tile { first, packed, cells_entered } = tile;
         let turns = first..first + cells_entered.len();
-        walk::<T, WIDTH, WEIGHTS, AVX2>(scene, rays, settings, turns, walkers, |walker| {
+        walk::<T, WIDTH, WEIGHTS, AVX2>(scene, rays, settings, turns, walkers, |_| {}, |walker| {
             write_outputs(walker, first, packed, cells_entered);
             if WEIGHTS {
                 for segment in &walker.segments {
-                    let weight = segment.transmittance * segment.alpha;
-                    merge_weights(&mut weights[segment.cell as usize], [weight; 2]);
+                    weights[segment.cell as usize] += segment.transmittance * segment.alpha;
                 }
             }
         });
@@ -177,34 +176,49 @@ fn write_outputs<'a, T: Real>(
     out
 }
 
+/// The accumulators of [`forward_backward`], kept from call to call: to take new memory from the system at each step of
+/// a training would cost as much as the walk.
+#[derive(Debug, Default)]
+pub struct Workspace<T> {
+    /// All zero between two calls.
+    lanes: Vec<GradientRows<T>>,
+}
+
+impl<T: Real> Workspace<T> {
+    fn lanes(&mut self, num: usize, num_cells: usize, num_coefficients: usize) -> &mut [GradientRows<T>] {
+        self.lanes.retain(|rows| rows.fits(num_cells, num_coefficients));
+        while self.lanes.len() < num {
+            self.lanes.push(GradientRows::new(num_cells, num_coefficients));
+        }
+        &mut self.lanes[..num]
+    }
+}
+
 /// Traces the rays and, while the segments of a group are still in cache, takes the gradient of its loss back
 /// through them. `loss_gradient` is given a ray's index and its row of the packed outputs.
-pub(crate) fn forward_backward<'g, T: Real, F>(
+pub fn forward_backward<'g, T: Real, F>(
     scene: &Scene<'_, T>,
     rays: &Rays<'_, T>,
     settings: &TraceSettings,
     num_real: usize,
+    workspace: &mut Workspace<T>,
     loss_gradient: F,
 ) -> (Outputs<T>, Gradients<T>)
 where
     F: Fn(usize, &[T]) -> RayGradient<'g, T> + Sync,
 {
-    let num_cells = scene.faces.sites.len();
     let width = PACKED_HEAD + rays.num_quantiles;
     let mut packed = vec![T::zero(); rays.len() * width];
     let mut cells_entered = vec![0; rays.len()];
-    let lanes: Vec<GradientRows<T>> = deal(&mut packed, &mut cells_entered, width)
-        .into_par_iter()
-        .map(|tiles| {
-            let mut rows = GradientRows::new(num_cells, scene.num_coefficients);
-            let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
-            for tile in tiles {
-                backward_tile(scene, rays, settings, &loss_gradient, &mut walkers, tile, &mut rows);
-            }
-            rows
-        })
-        .collect();
-    let (gradients, weights) = sum_lanes(&lanes, num_real, scene.num_coefficients);
+    let dealt = deal(&mut packed, &mut cells_entered, width);
+    let lanes = workspace.lanes(dealt.len(), num_real, scene.num_coefficients);
+    dealt.into_par_iter().zip(&mut *lanes).for_each(|(tiles, rows)| {
+        let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
+        for tile in tiles {
+            backward_tile(scene, rays, settings, &loss_gradient, &mut walkers, tile, rows);
+        }
+    });
+    let (gradients, weights) = sum_lanes(lanes, num_real, scene.num_coefficients);
     (Outputs { packed, cells_entered, weights }, gradients)
 }
 
@@ -221,45 +235,67 @@ multiversion! {
     ) {
         let Tile { first, packed, cells_entered } = tile;
         let turns = first..first + cells_entered.len();
-        walk::<T, WIDTH, true, AVX2>(scene, rays, settings, turns, walkers, |walker| {
+        let (to, weights, stride) = (rows.rows.as_ptr(), rows.max_weights.as_ptr(), rows.stride);
+        let ahead = |cell| GradientRows::prefetch::<WIDTH>(to, weights, stride, cell);
+        walk::<T, WIDTH, true, AVX2>(scene, rays, settings, turns, walkers, ahead, |walker| {
             let grad = loss_gradient(walker.ray, write_outputs(walker, first, packed, cells_entered));
             backward_ray::<T, WIDTH>(scene, settings, rays.quantiles(walker.ray), walker, &grad, rows);
         });
     }
 }
 
-/// Sums the lanes in order, cell by cell on all threads, into one array per parameter.
+/// Sums the lanes in order, cell by cell on all threads, into one array per parameter, and clears what was written.
 fn sum_lanes<T: Real>(
-    lanes: &[GradientRows<T>],
+    lanes: &mut [GradientRows<T>],
     num_real: usize,
     num_coefficients: usize,
-) -> (Gradients<T>, Vec<[T; 2]>) {
-    const CELLS_PER_TASK: usize = 1024;
-    let stride = lanes[0].stride;
-    let num_sh = 3 * num_coefficients;
-    let mut gradients = Gradients {
-        points: vec![T::zero(); 3 * num_real],
-        density: vec![T::zero(); num_real],
-        sh: vec![T::zero(); num_sh * num_real],
+) -> (Gradients<T>, Vec<T>) {
+    const WORDS_PER_TASK: usize = 16;
+    const CELLS_PER_TASK: usize = WORDS_PER_TASK * WORD;
+    let (stride, num_sh) = (lanes[0].stride, 3 * num_coefficients);
+    let zeros = |len| {
+        let mut zeros = pages::with_capacity(len);
+        zeros.resize(len, T::zero());
+        zeros
     };
-    let mut weights = vec![[T::zero(); 2]; num_real];
+    let mut gradients =
+        Gradients { points: zeros(3 * num_real), density: zeros(num_real), sh: zeros(num_sh * num_real) };
+    let mut weights = zeros(num_real);
+    // A task for every stretch of cells, with the part of each lane that belongs to it.
+    let num_tasks = num_real.div_ceil(CELLS_PER_TASK);
+    let mut parts: Vec<Vec<_>> = (0..num_tasks).map(|_| Vec::with_capacity(lanes.len())).collect();
+    for lane in lanes {
+        let chunks = lane
+            .rows
+            .chunks_mut(stride * CELLS_PER_TASK)
+            .zip(lane.max_weights.chunks_mut(CELLS_PER_TASK))
+            .zip(lane.written.chunks_mut(WORDS_PER_TASK));
+        for (part, chunk) in parts.iter_mut().zip(chunks) {
+            part.push(chunk);
+        }
+    }
     (
         gradients.points.par_chunks_mut(3 * CELLS_PER_TASK),
         gradients.density.par_chunks_mut(CELLS_PER_TASK),
         gradients.sh.par_chunks_mut(num_sh * CELLS_PER_TASK),
         weights.par_chunks_mut(CELLS_PER_TASK),
+        parts,
     )
         .into_par_iter()
-        .enumerate()
-        .for_each(|(task, (points, density, sh, weights))| {
-            for i in 0..density.len() {
-                let cell = task * CELLS_PER_TASK + i;
-                for lane in lanes {
-                    let row = &lane.rows[cell * stride..(cell + 1) * stride];
-                    add(&mut points[3 * i..3 * i + 3], row);
-                    density[i] += row[3];
-                    add(&mut sh[num_sh * i..num_sh * (i + 1)], &row[HEAD..]);
-                    merge_weights(&mut weights[i], lane.weights[cell]);
+        .for_each(|(points, density, sh, weights, part)| {
+            for ((rows, max_weights), written) in part {
+                for (word, bits) in written.iter_mut().enumerate() {
+                    while *bits != 0 {
+                        let i = word * WORD + bits.trailing_zeros() as usize;
+                        *bits &= *bits - 1;
+                        let row = &mut rows[i * stride..i * stride + HEAD + num_sh];
+                        add(&mut points[3 * i..3 * i + 3], row);
+                        density[i] += row[3];
+                        add(&mut sh[num_sh * i..num_sh * (i + 1)], &row[HEAD..]);
+                        weights[i] = if max_weights[i] > weights[i] { max_weights[i] } else { weights[i] };
+                        row.fill(T::zero());
+                        max_weights[i] = T::zero();
+                    }
                 }
             }
         });
@@ -270,9 +306,4 @@ fn add<T: Real>(to: &mut [T], from: &[T]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to += *from;
     }
-}
-
-fn merge_weights<T: Real>([sum, max]: &mut [T; 2], [more, most]: [T; 2]) {
-    *sum += more;
-    *max = if most > *max { most } else { *max };
 }

@@ -2,6 +2,7 @@
 
 use super::Real;
 use super::walk::prefetch;
+use crate::ops::pages;
 use rayon::prelude::*;
 
 /// Faces handled together: eight f32 fill an AVX2 register.
@@ -10,8 +11,7 @@ pub const LANES: usize = 8;
 /// Eight faces, in f32 two cache lines.
 ///
 /// With the offset `n = p_j - p_i` to the neighbour, a ray `o + t d` meets the face at
-/// `t = (|n|^2 / 2 - n.(o - p_i)) / (n.d)`. The square is computed again at every visit, since a walk waits for memory
-/// rather than for arithmetic. Unused lanes have `n = 0`, which no ray meets.
+/// `t = n.(n / 2 - (o - p_i)) / (n.d)`: the way to the middle between the two points, along their difference. Unused lanes have `n = 0`, which no ray meets.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Block<T> {
@@ -32,6 +32,7 @@ pub type Site<T> = [T; 4];
 pub struct Faces<T> {
     /// `[P + 1]`: the blocks of cell `i` are `first_blocks[i]..first_blocks[i + 1]`.
     pub first_blocks: Vec<u32>,
+    /// Eight faces each, cell by cell.
     pub blocks: Vec<Block<T>>,
     /// `[P]`, sentinels included.
     pub sites: Vec<Site<T>>,
@@ -44,7 +45,7 @@ impl<T: Real> Faces<T> {
         let num_blocks = |pair: &[u32]| (pair[1] - pair[0]).div_ceil(LANES as u32);
         let mut first_blocks = Vec::with_capacity(offsets.len());
         first_blocks.push(0);
-        let mut blocks = Vec::with_capacity(offsets.windows(2).map(num_blocks).sum::<u32>() as usize);
+        let mut blocks = pages::with_capacity(offsets.windows(2).map(num_blocks).sum::<u32>() as usize);
         for (cell, pair) in offsets.windows(2).enumerate() {
             for chunk in neighbors[pair[0] as usize..pair[1] as usize].chunks(LANES) {
                 // The cell itself in the unused lanes: its offset is zero.
@@ -55,6 +56,11 @@ impl<T: Real> Faces<T> {
             first_blocks.push(blocks.len() as u32);
         }
         Self { first_blocks, blocks, sites: vec![[T::zero(); 4]; num_cells] }
+    }
+
+    /// Bytes of everything that a walk reads of the cells, their colours aside.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.first_blocks[..]) + size_of_val(&self.blocks[..]) + size_of_val(&self.sites[..])
     }
 
     /// The blocks of a cell.
@@ -127,75 +133,81 @@ impl<T: Real> Faces<T> {
     /// [`exit_avx2`] choose the same face when two are equally near.
     #[inline(always)]
     pub fn exit(&self, cell: usize, r: [T; 3], d: [T; 3]) -> Option<(T, u32)> {
-        let blocks = self.blocks(cell);
         let mut nearest = [T::infinity(); LANES];
-        let mut nearest_block = [0; LANES];
-        for (b, block) in blocks.iter().enumerate() {
+        let mut behind = [0; LANES];
+        for block in self.blocks(cell) {
             let [nx, ny, nz] = &block.offsets;
             for lane in 0..LANES {
-                let along = nx[lane] * d[0] + ny[lane] * d[1] + nz[lane] * d[2];
-                let h = T::half() * square(block, lane);
-                let t = (h - (nx[lane] * r[0] + ny[lane] * r[1] + nz[lane] * r[2])) / along;
+                let n = [nx[lane], ny[lane], nz[lane]];
+                let mut to_middle = [T::zero(); 3];
+                for axis in 0..3 {
+                    to_middle[axis] = T::half().mul_add(n[axis], -r[axis]);
+                }
+                let along = dot(n, d);
+                let t = dot(n, to_middle) / along;
                 if along > T::zero() && t < nearest[lane] {
-                    (nearest[lane], nearest_block[lane]) = (t, b);
+                    (nearest[lane], behind[lane]) = (t, block.neighbors[lane]);
                 }
             }
         }
         let best = (1..LANES).fold(0, |best, lane| if nearest[lane] < nearest[best] { lane } else { best });
-        let found = nearest[best] < T::infinity();
-        found.then(|| (nearest[best], blocks[nearest_block[best]].neighbors[best]))
+        (nearest[best] < T::infinity()).then_some((nearest[best], behind[best]))
     }
 }
 
-/// The squared distance to the neighbour in `lane`.
 #[inline(always)]
+fn dot<T: Real>(a: [T; 3], b: [T; 3]) -> T {
+    a[2].mul_add(b[2], a[1].mul_add(b[1], a[0] * b[0]))
+}
+
+/// The squared distance to the neighbour in `lane`.
 fn square<T: Real>(block: &Block<T>, lane: usize) -> T {
-    let [x, y, z] = block.offsets.map(|axis| axis[lane]);
-    x * x + y * y + z * z
+    let [x, y, z] = &block.offsets;
+    let n = [x[lane], y[lane], z[lane]];
+    dot(n, n)
 }
 
 /// [`Faces::exit`] for f32, eight faces at a time: the same operations in the same order, and so the same bits.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 #[inline]
 pub(crate) fn exit_avx2(faces: &Faces<f32>, cell: usize, r: [f32; 3], d: [f32; 3]) -> Option<(f32, u32)> {
     use std::arch::x86_64::*;
-    let blocks = faces.blocks(cell);
     let (dx, dy, dz) = (_mm256_set1_ps(d[0]), _mm256_set1_ps(d[1]), _mm256_set1_ps(d[2]));
     let (rx, ry, rz) = (_mm256_set1_ps(r[0]), _mm256_set1_ps(r[1]), _mm256_set1_ps(r[2]));
-    let infinity = _mm256_set1_ps(f32::INFINITY);
-    let mut nearest = infinity;
-    let mut nearest_block = _mm256_setzero_si256();
-    let mut number = _mm256_setzero_si256();
     let half = _mm256_set1_ps(0.5);
-    for block in blocks {
-        // SAFETY: each row of offsets is eight f32.
-        let [nx, ny, nz] = [0, 1, 2].map(|axis| unsafe { _mm256_loadu_ps(block.offsets[axis].as_ptr()) });
-        let dot = |x, y, z| {
-            let xy = _mm256_add_ps(_mm256_mul_ps(nx, x), _mm256_mul_ps(ny, y));
-            _mm256_add_ps(xy, _mm256_mul_ps(nz, z))
+    let mut nearest = _mm256_set1_ps(f32::INFINITY);
+    let mut behind = _mm256_setzero_si256();
+    for block in faces.blocks(cell) {
+        // SAFETY: each row of offsets is eight f32, and the neighbours are eight u32.
+        let (nx, ny, nz, neighbors) = unsafe {
+            (
+                _mm256_loadu_ps(block.offsets[0].as_ptr()),
+                _mm256_loadu_ps(block.offsets[1].as_ptr()),
+                _mm256_loadu_ps(block.offsets[2].as_ptr()),
+                _mm256_loadu_si256(block.neighbors.as_ptr().cast()),
+            )
         };
+        let dot = |x, y, z| _mm256_fmadd_ps(nz, z, _mm256_fmadd_ps(ny, y, _mm256_mul_ps(nx, x)));
         let along = dot(dx, dy, dz);
-        let h = _mm256_mul_ps(half, dot(nx, ny, nz));
-        let t = _mm256_div_ps(_mm256_sub_ps(h, dot(rx, ry, rz)), along);
+        let middle = |n, r| _mm256_fmsub_ps(half, n, r);
+        let t = _mm256_div_ps(dot(middle(nx, rx), middle(ny, ry), middle(nz, rz)), along);
         let ahead = _mm256_cmp_ps::<_CMP_GT_OQ>(along, _mm256_setzero_ps());
         let better = _mm256_and_ps(ahead, _mm256_cmp_ps::<_CMP_LT_OQ>(t, nearest));
         nearest = _mm256_blendv_ps(nearest, t, better);
-        nearest_block = _mm256_blendv_epi8(nearest_block, number, _mm256_castps_si256(better));
-        number = _mm256_add_epi32(number, _mm256_set1_epi32(1));
+        behind = _mm256_blendv_epi8(behind, neighbors, _mm256_castps_si256(better));
     }
     let half = _mm256_min_ps(nearest, _mm256_permute2f128_ps::<1>(nearest, nearest));
     let quarter = _mm256_min_ps(half, _mm256_shuffle_ps::<0x4E>(half, half));
     let least = _mm256_min_ps(quarter, _mm256_shuffle_ps::<0xB1>(quarter, quarter));
-    let t = _mm256_cvtss_f32(least);
-    if t >= f32::INFINITY {
+    if _mm256_cvtss_f32(least) >= f32::INFINITY {
         return None;
     }
-    let lane = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(nearest, least)).trailing_zeros() as usize % LANES;
-    let mut numbers = [0i32; LANES];
-    // SAFETY: the array holds eight i32.
-    unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), nearest_block) };
-    Some((t, blocks[numbers[lane] as usize].neighbors[lane]))
+    let lane = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(nearest, least)).trailing_zeros();
+    let lane = _mm256_set1_epi32(lane as i32);
+    // Of the lane, since the least of zeros may have the other sign.
+    let t = _mm256_cvtss_f32(_mm256_permutevar8x32_ps(nearest, lane));
+    Some((t, _mm256_extract_epi32::<0>(_mm256_permutevar8x32_epi32(behind, lane)) as u32))
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -218,7 +230,7 @@ mod tests {
 
     #[test]
     fn vector_and_scalar_code_leave_by_the_same_face() {
-        if !std::arch::is_x86_feature_detected!("avx2") {
+        if !std::arch::is_x86_feature_detected!("avx2") || !std::arch::is_x86_feature_detected!("fma") {
             return;
         }
         let (mut met, mut unbounded, mut failures) = (0, 0, Vec::new());
@@ -235,7 +247,7 @@ mod tests {
             let o = rng.uniform4(1001).map(|u| if lattice { (4.0 * u).floor() / 2.0 } else { u });
             let r = [o[0] - site[0], o[1] - site[1], o[2] - site[2]];
             let scalar = faces.exit(0, r, d);
-            // SAFETY: the CPU has been found to support AVX2.
+            // SAFETY: the CPU has been found to support both.
             let vector = unsafe { exit_avx2(&faces, 0, r, d) };
             let bits = |exit: Option<(f32, u32)>| exit.map(|(t, next)| (t.to_bits(), next));
             if bits(scalar) != bits(vector) {

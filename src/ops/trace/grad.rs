@@ -1,7 +1,8 @@
 //! The backward pass of one ray, over its recorded segments from the last to the first.
 
-use super::walk::{Scene, Walker, prefetch};
+use super::walk::{CACHE_LINE, Scene, Walker, prefetch};
 use super::{Real, TraceSettings};
+use crate::ops::pages;
 
 /// Gradient of the loss with respect to the outputs of one ray.
 #[derive(Debug, Clone, Copy)]
@@ -16,29 +17,63 @@ pub struct RayGradient<'a, T> {
     pub depth_scale: T,
 }
 
-/// Gradient rows `[x, y, z, density, sh..]` of every cell, one cache line each at degree 1.
-#[derive(Debug, Clone)]
+/// Gradient rows `[x, y, z, density, sh..]` of every real cell, one cache line each at degree 1.
+#[derive(Debug)]
 pub(crate) struct GradientRows<T> {
     pub rows: Vec<T>,
     pub stride: usize,
-    /// Sum and maximum over the rays of the weight `w = T alpha` with which each cell entered a colour.
-    pub weights: Vec<[T; 2]>,
+    /// The largest weight `w = T alpha` with which each cell entered a colour.
+    pub max_weights: Vec<T>,
+    /// A bit a cell: whether its row or weight was written to. Those that were not are zero.
+    pub written: Vec<u64>,
 }
 
 /// Values before the SH coefficients of a row.
 pub(crate) const HEAD: usize = 4;
 
+/// Cells that a word of [`GradientRows::written`] tells of.
+pub(crate) const WORD: usize = u64::BITS as usize;
+
 impl<T: Real> GradientRows<T> {
     pub fn new(num_cells: usize, num_coefficients: usize) -> Self {
-        // A multiple of 16 floats keeps rows on cache lines; degree 0 fits into half a line.
-        let used = HEAD + 3 * num_coefficients;
-        let stride = if used <= 8 { 8 } else { used.next_multiple_of(16) };
-        Self { rows: vec![T::zero(); num_cells * stride], stride, weights: vec![[T::zero(); 2]; num_cells] }
+        let stride = row_stride(num_coefficients);
+        let mut rows = pages::with_capacity(num_cells * stride);
+        rows.resize(num_cells * stride, T::zero());
+        let (max_weights, written) = (vec![T::zero(); num_cells], vec![0; num_cells.div_ceil(WORD)]);
+        Self { rows, stride, max_weights, written }
+    }
+
+    /// Whether this has a row for each of `num_cells` cells.
+    pub fn fits(&self, num_cells: usize, num_coefficients: usize) -> bool {
+        self.max_weights.len() == num_cells && self.stride == row_stride(num_coefficients)
+    }
+
+    /// Asks for what the backward pass will add to, well before it does.
+    #[inline(always)]
+    pub fn prefetch<const WIDTH: usize>(rows: *const T, max_weights: *const T, stride: usize, cell: usize) {
+        let row = rows.wrapping_add(cell * stride).cast::<[u8; CACHE_LINE]>();
+        for line in 0..((HEAD + WIDTH) * size_of::<T>()).div_ceil(CACHE_LINE) {
+            prefetch(row.wrapping_add(line));
+        }
+        prefetch(max_weights.wrapping_add(cell));
+    }
+
+    /// Adds to position and density of a cell. Sentinels have no row.
+    #[inline(always)]
+    fn add_head(&mut self, cell: usize, head: [T; HEAD]) {
+        let Some(row) = self.rows.get_mut(cell * self.stride..cell * self.stride + HEAD) else { return };
+        for (sum, value) in row.iter_mut().zip(head) {
+            *sum += value;
+        }
+        self.written[cell / WORD] |= 1 << (cell % WORD);
     }
 }
 
-/// Segments between asking for a cell's gradient row and adding to it.
-const LOOK_AHEAD: usize = 4;
+/// Values from row to row: a multiple of 16 floats keeps rows on cache lines, and degree 0 fits into half a line.
+fn row_stride(num_coefficients: usize) -> usize {
+    let used = HEAD + 3 * num_coefficients;
+    if used <= 8 { 8 } else { used.next_multiple_of(16) }
+}
 
 /// Adds the gradient of one ray to `out`.
 ///
@@ -65,6 +100,13 @@ pub(crate) fn backward_ray<T: Real, const WIDTH: usize>(
     let min_density = T::of(settings.density_threshold);
     let grazing = T::of(settings.grazing_cosine);
     let stride = out.stride;
+    // dL/dsh of a cell is its weight times this.
+    let mut grad_sh = [T::zero(); WIDTH];
+    for (triple, y) in grad_sh.chunks_exact_mut(3).zip(&walker.basis) {
+        for channel in 0..3 {
+            triple[channel] = *y * grad.rgb[channel];
+        }
+    }
     let mut behind = [T::zero(); 3];
     let mut rest = T::one();
     // Gradient of the face distance shared by this segment's exit and the next segment's entry.
@@ -72,19 +114,18 @@ pub(crate) fn backward_ray<T: Real, const WIDTH: usize>(
     // Sum of grad / density over the quantiles reached further along.
     let mut pending = T::zero();
     let mut quantile = walker.reached.min(grad.depth.len());
-    for (i, segment) in walker.segments.iter().enumerate().rev() {
+    // Position and density of the cell behind this segment, until its entry face has been added.
+    let (mut open_cell, mut open) = (u32::MAX, [T::zero(); HEAD]);
+    for segment in walker.segments.iter().rev() {
         let cell = segment.cell as usize;
-        if i >= LOOK_AHEAD {
-            let ahead = walker.segments[i - LOOK_AHEAD].cell as usize;
-            prefetch(&out.rows[ahead * stride]);
-            prefetch(&out.weights[ahead]);
-        }
         let site = sites[cell];
         let (alpha, transmittance) = (segment.alpha, segment.transmittance);
         let length = segment.t_far - segment.t_near;
+        let mut head = [T::zero(); HEAD];
         let mut grad_entry = T::zero();
         let mut grad_length = T::zero();
-        if site[3] > min_density {
+        let is_dense = site[3] > min_density;
+        if is_dense {
             let density = site[3];
             let weight = transmittance * alpha;
             let mut grad_density = T::zero();
@@ -100,36 +141,35 @@ pub(crate) fn backward_ray<T: Real, const WIDTH: usize>(
             for channel in 0..3 {
                 difference += (segment.rgb[channel] - behind[channel]) * grad.rgb[channel];
             }
-            grad_optical += (T::one() - alpha) * transmittance * (difference + rest * grad.opacity);
-            grad_density += length * grad_optical;
+            let through = T::one() - alpha;
+            grad_optical += through * transmittance * (difference + rest * grad.opacity);
+            head[3] = grad_density + length * grad_optical;
             grad_length = density * grad_optical;
             for channel in 0..3 {
-                behind[channel] = alpha * segment.rgb[channel] + (T::one() - alpha) * behind[channel];
+                behind[channel] = alpha * segment.rgb[channel] + through * behind[channel];
             }
-            rest *= T::one() - alpha;
-            let row = &mut out.rows[cell * stride..(cell + 1) * stride];
-            row[3] += grad_density;
-            let mut grad_rgb = [T::zero(); 3];
-            for channel in 0..3 {
-                if segment.rgb[channel] > T::zero() {
-                    grad_rgb[channel] = weight * grad.rgb[channel];
+            rest *= through;
+            let row = &mut out.rows[cell * stride + HEAD..cell * stride + HEAD + WIDTH];
+            if segment.rgb.iter().all(|&channel| channel > T::zero()) {
+                for (sum, g) in row.iter_mut().zip(&grad_sh) {
+                    *sum = weight.mul_add(*g, *sum);
+                }
+            } else {
+                for channel in (0..3).filter(|&channel| segment.rgb[channel] > T::zero()) {
+                    for (sum, g) in row[channel..].iter_mut().zip(&grad_sh[channel..]).step_by(3) {
+                        *sum = weight.mul_add(*g, *sum);
+                    }
                 }
             }
-            let mut channels = [T::zero(); WIDTH];
-            for triple in channels.chunks_exact_mut(3) {
-                triple.copy_from_slice(&grad_rgb);
-            }
-            for ((coefficient, y), g) in row[HEAD..HEAD + WIDTH].iter_mut().zip(&walker.basis).zip(&channels) {
-                *coefficient += *y * *g;
-            }
-            let [sum, max] = &mut out.weights[cell];
-            *sum += weight;
+            let max = &mut out.max_weights[cell];
             *max = if weight > *max { weight } else { *max };
         }
         // The exit face moves this segment's end and the next one's beginning.
         let grad_t = grad_length + grad_exit_as_entry;
         grad_exit_as_entry = grad_entry - grad_length;
-        if grad_t != T::zero() {
+        let moves = grad_t != T::zero();
+        let mut other_head = [T::zero(); HEAD];
+        if moves {
             let other = sites[segment.next as usize];
             let (mut along, mut square) = (T::zero(), T::zero());
             for axis in 0..3 {
@@ -141,9 +181,23 @@ pub(crate) fn backward_ray<T: Real, const WIDTH: usize>(
             let scale = grad_t / if along > limit { along } else { limit };
             for axis in 0..3 {
                 let x = walker.origin[axis] + segment.t_far * walker.direction[axis];
-                out.rows[cell * stride + axis] += scale * (x - site[axis]);
-                out.rows[segment.next as usize * stride + axis] += scale * (other[axis] - x);
+                head[axis] = scale * (x - site[axis]);
+                other_head[axis] = scale * (other[axis] - x);
             }
         }
+        if open_cell == segment.next {
+            for (sum, value) in open.iter_mut().zip(other_head) {
+                *sum += value;
+            }
+        } else if moves {
+            out.add_head(segment.next as usize, other_head);
+        }
+        if open_cell != u32::MAX {
+            out.add_head(open_cell as usize, open);
+        }
+        (open_cell, open) = if is_dense || moves { (segment.cell, head) } else { (u32::MAX, head) };
+    }
+    if open_cell != u32::MAX {
+        out.add_head(open_cell as usize, open);
     }
 }

@@ -313,7 +313,7 @@ impl TraceRays {
         let outputs = cpu::forward(&scene, &rays, &self.settings, true);
         let (num_rays, width) = (rays.len(), PACKED_HEAD + self.num_quantiles);
         let tensor = |storage, len: usize| Tensor::from_storage(Storage::Cpu(storage), len, BackpropOp::none(), false);
-        let contribution: Vec<T> = outputs.weights.iter().map(|w| w[0]).collect();
+        let contribution: Vec<T> = outputs.weights;
         let side = (
             tensor(T::to_cpu_storage_owned(contribution), density.len()),
             tensor(CpuStorage::U32(outputs.cells_entered), num_rays),
@@ -331,15 +331,18 @@ impl TraceRays {
         let host = self.host(&points_host, &density_host)?;
         let (scene, rays) = self.scene(&host, &sh_host);
         let width = PACKED_HEAD + self.num_quantiles;
-        let (_, gradients) = cpu::forward_backward(&scene, &rays, &self.settings, density_host.len(), |ray, _| {
-            let row = &grad[ray * width..(ray + 1) * width];
-            RayGradient {
-                rgb: [row[0], row[1], row[2]],
-                opacity: row[3],
-                depth: &row[PACKED_HEAD..],
-                depth_scale: T::one(),
-            }
-        });
+        let mut workspace = cpu::Workspace::default();
+        let num_cells = density_host.len();
+        let (_, gradients) =
+            cpu::forward_backward(&scene, &rays, &self.settings, num_cells, &mut workspace, |ray, _| {
+                let row = &grad[ray * width..(ray + 1) * width];
+                RayGradient {
+                    rgb: [row[0], row[1], row[2]],
+                    opacity: row[3],
+                    depth: &row[PACKED_HEAD..],
+                    depth_scale: T::one(),
+                }
+            });
         let device = points.device();
         Ok([
             Tensor::from_vec(gradients.points, points.shape(), device)?,
@@ -441,9 +444,9 @@ impl CustomOp3 for TraceRays {
 
 /// The pieces of the op for callers that take the gradient of their loss ray by ray, as the trainer does: the
 /// segments of a ray are then used while they are in cache, and the rays walked once instead of twice.
-pub(crate) mod fused {
+pub mod fused {
     pub(crate) use super::check_adjacency;
-    pub(crate) use super::cpu::{PACKED_HEAD, forward, forward_backward};
-    pub(crate) use super::faces::Faces;
-    pub(crate) use super::walk::{Rays, Scene};
+    pub use super::cpu::{Gradients, Outputs, PACKED_HEAD, Workspace, forward, forward_backward};
+    pub use super::faces::Faces;
+    pub use super::walk::{Rays, Scene};
 }

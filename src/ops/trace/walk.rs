@@ -14,7 +14,8 @@ pub(crate) const NOT_REACHED: f64 = -1.0;
 
 /// The foam as the walk sees it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scene<'a, T> {
+pub struct Scene<'a, T> {
+    /// Where the cells are and what they lead to.
     pub faces: &'a Faces<T>,
     /// `[P, K, 3]`; cells without density may have no row.
     pub sh: &'a [T],
@@ -22,13 +23,12 @@ pub(crate) struct Scene<'a, T> {
     pub num_coefficients: usize,
 }
 
-/// The SH basis at a ray's direction, each value three times, for red, green and blue: the coefficients of a cell lie
-/// in this order.
-pub(crate) type Basis<T> = [T; 3 * sh::MAX_COEFFICIENTS];
+/// The SH basis at a ray's direction.
+pub(crate) type Basis<T> = [T; sh::MAX_COEFFICIENTS];
 
 /// The rays to be traced.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rays<'a, T> {
+pub struct Rays<'a, T> {
     /// `[R, 3]`.
     pub origins: &'a [T],
     /// `[R, 3]`, unit length.
@@ -42,11 +42,11 @@ pub(crate) struct Rays<'a, T> {
 }
 
 impl<T: Real> Rays<'_, T> {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.start_cells.len()
     }
 
-    pub fn quantiles(&self, ray: usize) -> &[T] {
+    pub(crate) fn quantiles(&self, ray: usize) -> &[T] {
         &self.quantiles[ray * self.num_quantiles..(ray + 1) * self.num_quantiles]
     }
 }
@@ -93,7 +93,7 @@ impl<T: Real> Walker<T> {
         Self {
             origin: [T::zero(); 3],
             direction: [T::zero(); 3],
-            basis: [T::zero(); 3 * sh::MAX_COEFFICIENTS],
+            basis: [T::zero(); sh::MAX_COEFFICIENTS],
             cell: 0,
             t: T::zero(),
             transmittance: T::one(),
@@ -109,10 +109,7 @@ impl<T: Real> Walker<T> {
     fn start(&mut self, rays: &Rays<'_, T>, ray: usize, num_coefficients: usize) {
         self.origin = triple(rays.origins, ray);
         self.direction = triple(rays.directions, ray);
-        let basis = sh::basis(self.direction, num_coefficients);
-        for (triple, y) in self.basis.chunks_exact_mut(3).zip(&basis[..num_coefficients]) {
-            triple.fill(*y);
-        }
+        self.basis = sh::basis(self.direction, num_coefficients);
         self.cell = rays.start_cells[ray];
         self.t = T::zero();
         self.transmittance = T::one();
@@ -131,7 +128,8 @@ pub(crate) fn triple<T: Copy>(values: &[T], row: usize) -> [T; 3] {
 
 /// Walks `rays_in_turn` to their ends, [`GROUP`] at a time: `finish` is given each as it ends, and the next takes its
 /// place. With `RECORD` each leaves its segments behind, empty cells included, since their faces carry gradient. `WIDTH`
-/// is the number of SH values of a cell, 3 K; `AVX2` may be set only where the CPU has it.
+/// is the number of SH values of a cell, 3 K; `AVX2` may be set only where the CPU has it, and FMA. `ahead` is told of
+/// each cell before the ray enters it.
 #[inline(always)]
 pub(crate) fn walk<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
     scene: &Scene<'_, T>,
@@ -139,6 +137,7 @@ pub(crate) fn walk<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: 
     settings: &TraceSettings,
     mut rays_in_turn: Range<usize>,
     walkers: &mut [Walker<T>],
+    ahead: impl Fn(usize),
     mut finish: impl FnMut(&Walker<T>),
 ) {
     let mut live = 0;
@@ -150,7 +149,7 @@ pub(crate) fn walk<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: 
         let mut i = 0;
         while i < live {
             let walker = &mut walkers[i];
-            if step::<T, WIDTH, RECORD, AVX2>(scene, rays, settings, walker) {
+            if walker.step::<WIDTH, RECORD, AVX2>(scene, rays, settings, &ahead) {
                 i += 1;
                 continue;
             }
@@ -166,87 +165,98 @@ pub(crate) fn walk<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: 
     }
 }
 
-/// Takes a ray through the cell that it is in; whether it goes on.
-#[inline(always)]
-fn step<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
-    scene: &Scene<'_, T>,
-    rays: &Rays<'_, T>,
-    settings: &TraceSettings,
-    walker: &mut Walker<T>,
-) -> bool {
-    let faces = scene.faces;
-    let cell = walker.cell as usize;
-    let site = faces.sites[cell];
-    let r = [walker.origin[0] - site[0], walker.origin[1] - site[1], walker.origin[2] - site[2]];
-    walker.cells_entered += 1;
-    let exit = if AVX2 {
-        // SAFETY: AVX2 is set only where the CPU has it.
-        unsafe { T::exit_avx2(faces, cell, r, walker.direction) }
-    } else {
-        faces.exit(cell, r, walker.direction)
-    };
-    let Some((t_exit, next)) = exit else { return false };
-    prefetch(&faces.sites[next as usize]);
-    faces.prefetch_blocks(next as usize);
-    if let Some(row) = scene.sh.get(next as usize * WIDTH) {
-        prefetch(row);
-    }
-    if t_exit > walker.t {
-        let density = site[3];
-        let transmittance = walker.transmittance;
-        let reached = walker.reached as u32;
-        let (mut alpha, mut rgb) = (T::zero(), [T::zero(); 3]);
-        if density > T::of(settings.density_threshold) {
-            let length = t_exit - walker.t;
-            alpha = T::one() - (-density * length).exp();
-            rgb = color::<T, WIDTH>(&scene.sh[cell * WIDTH..(cell + 1) * WIDTH], &walker.basis);
-            let weight = transmittance * alpha;
-            for (sum, channel) in walker.rgb.iter_mut().zip(rgb) {
-                *sum += weight * channel;
-            }
-            walker.transmittance = transmittance * (T::one() - alpha);
-            let quantiles = rays.quantiles(walker.ray);
-            while walker.reached < quantiles.len() && walker.transmittance <= quantiles[walker.reached] {
-                let q = quantiles[walker.reached];
-                walker.depth[walker.reached] = walker.t + (transmittance / q).ln() / density;
-                walker.reached += 1;
-            }
+impl<T: Real> Walker<T> {
+    /// Takes the ray through the cell that it is in; whether it goes on.
+    #[inline(always)]
+    fn step<const WIDTH: usize, const RECORD: bool, const AVX2: bool>(
+        &mut self,
+        scene: &Scene<'_, T>,
+        rays: &Rays<'_, T>,
+        settings: &TraceSettings,
+        ahead: &impl Fn(usize),
+    ) -> bool {
+        let faces = scene.faces;
+        let cell = self.cell as usize;
+        let site = faces.sites[cell];
+        let r = [self.origin[0] - site[0], self.origin[1] - site[1], self.origin[2] - site[2]];
+        self.cells_entered += 1;
+        let exit = if AVX2 {
+            // SAFETY: AVX2 is set only where the CPU has it and FMA.
+            unsafe { T::exit_avx2(faces, cell, r, self.direction) }
+        } else {
+            faces.exit(cell, r, self.direction)
+        };
+        let Some((t_exit, next)) = exit else { return false };
+        prefetch(&faces.sites[next as usize]);
+        faces.prefetch_blocks(next as usize);
+        let colors = scene.sh.as_ptr().wrapping_add(next as usize * WIDTH);
+        for line in 0..(WIDTH * size_of::<T>()).div_ceil(CACHE_LINE) {
+            prefetch(colors.cast::<[u8; CACHE_LINE]>().wrapping_add(line));
         }
-        if RECORD {
-            walker.segments.push(Segment {
-                cell: walker.cell,
-                next,
-                t_near: walker.t,
-                t_far: t_exit,
-                alpha,
-                transmittance,
-                rgb,
-                reached,
-            });
+        ahead(next as usize);
+        if t_exit > self.t {
+            let density = site[3];
+            let transmittance = self.transmittance;
+            let reached = self.reached as u32;
+            let (mut alpha, mut rgb) = (T::zero(), [T::zero(); 3]);
+            if density > T::of(settings.density_threshold) {
+                alpha = T::absorbed(density * (t_exit - self.t));
+                rgb = color::<T, WIDTH>(&scene.sh[cell * WIDTH..(cell + 1) * WIDTH], &self.basis);
+                let weight = transmittance * alpha;
+                for (sum, channel) in self.rgb.iter_mut().zip(rgb) {
+                    *sum += weight * channel;
+                }
+                self.transmittance = transmittance * (T::one() - alpha);
+                let quantiles = rays.quantiles(self.ray);
+                while self.reached < quantiles.len() && self.transmittance <= quantiles[self.reached] {
+                    let q = quantiles[self.reached];
+                    self.depth[self.reached] = self.t + (transmittance / q).ln() / density;
+                    self.reached += 1;
+                }
+            }
+            if RECORD {
+                self.segments.push(Segment {
+                    cell: self.cell,
+                    next,
+                    t_near: self.t,
+                    t_far: t_exit,
+                    alpha,
+                    transmittance,
+                    rgb,
+                    reached,
+                });
+            }
+            self.t = t_exit;
         }
-        walker.t = t_exit;
+        self.cell = next;
+        self.transmittance > T::of(settings.transmittance_threshold) && self.cells_entered < settings.max_cells
     }
-    walker.cell = next;
-    walker.transmittance > T::of(settings.transmittance_threshold) && walker.cells_entered < settings.max_cells
 }
 
 /// `max(0, 1/2 + sum_k Y_k sh_k)` per channel.
 #[inline(always)]
 fn color<T: Real, const WIDTH: usize>(sh: &[T], basis: &Basis<T>) -> [T; 3] {
-    // The products first, in arrays of a known length: these the compiler turns into vector instructions.
-    let mut products = [T::zero(); WIDTH];
-    for ((product, coefficient), y) in products.iter_mut().zip(sh).zip(basis) {
-        *product = *coefficient * *y;
+    let num = WIDTH / 3;
+    // Four values at a time, which fill a vector: the last is the next coefficient's, and of no use. Two sums, since one
+    // would wait for itself.
+    let mut sums = [[T::half(), T::half(), T::half(), T::zero()], [T::zero(); 4]];
+    for k in 0..num - 1 {
+        for (sum, value) in sums[k % 2].iter_mut().zip(&sh[3 * k..3 * k + 4]) {
+            *sum = basis[k].mul_add(*value, *sum);
+        }
     }
-    let mut rgb = [T::half(); 3];
-    for triple in products.chunks_exact(3) {
-        rgb[0] += triple[0];
-        rgb[1] += triple[1];
-        rgb[2] += triple[2];
+    let (last, y) = (&sh[WIDTH - 3..WIDTH], basis[num - 1]);
+    let mut rgb = [T::zero(); 3];
+    for c in 0..3 {
+        let channel = y.mul_add(last[c], sums[0][c] + sums[1][c]);
+        // Not `max`, which would hide a NaN.
+        rgb[c] = if channel < T::zero() { T::zero() } else { channel };
     }
-    // Not `max`, which would hide a NaN.
-    rgb.map(|channel| if channel < T::zero() { T::zero() } else { channel })
+    rgb
 }
+
+/// What memory is fetched in.
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// Asks for a cache line ahead of its use; does nothing where there is no such instruction.
 #[inline(always)]
