@@ -32,6 +32,9 @@ impl Topology {
         let sentinels = sentinels([0.0; 3], sentinel_radius);
         let built_at: Vec<[f32; 3]> = points.iter().copied().chain(sentinels).collect();
         let delaunay = Delaunay::new(&built_at)?;
+        if cfg!(debug_assertions) {
+            delaunay.certify()?;
+        }
         let adjacency = Adjacency::from_delaunay(&delaunay)?;
         let spacing = nearest_neighbor_distances(&built_at, &adjacency);
         Ok(Self { adjacency, delaunay: Some(delaunay), sentinels, built_at, spacing })

@@ -13,11 +13,10 @@ use super::predicates::{Site, orient3d};
 use super::scan::scan;
 use crate::{Error, Result};
 use rayon::prelude::*;
-use std::collections::BTreeSet;
 
 /// Flips cost as much as a new triangulation where more than this share of the facets is wrong.
 const MAX_BAD_FACETS: f64 = 0.06;
-/// A vertex that has to be taken out and put back costs some twenty insertions.
+/// Taking a vertex out costs several insertions.
 const MAX_REMOVED: f64 = 0.02;
 
 /// How a triangulation came to its points.
@@ -169,19 +168,24 @@ impl Delaunay {
 
     /// The cells at a vertex, of which one is given.
     fn star(&self, vertex: u32, cell: u32) -> Vec<u32> {
-        /// From here on looking through the list takes longer than a set. Sentinels have thousands.
+        /// From here on looking through the list takes longer than a mark for each cell there is. A sentinel has
+        /// thousands of cells.
         const MANY: usize = 128;
-        let (mut star, mut seen) = (vec![cell], BTreeSet::new());
+        let (mut star, mut seen) = (vec![cell], Vec::new());
         let mut next = 0;
         while let Some(&cell) = star.get(next) {
             next += 1;
             for facet in (0..4).filter(|&facet| self.mesh.vertices[cell as usize][facet] != vertex) {
                 let beyond = self.mesh.links[cell as usize][facet] >> 2;
                 if star.len() == MANY && seen.is_empty() {
-                    seen.extend(&star);
+                    seen = vec![false; self.mesh.vertices.len()];
+                    star.iter().for_each(|&cell| seen[cell as usize] = true);
                 }
-                let is_new = if star.len() < MANY { !star.contains(&beyond) } else { seen.insert(beyond) };
-                if is_new {
+                let is_known = match seen.get_mut(beyond as usize) {
+                    Some(is_known) => std::mem::replace(is_known, true),
+                    None => star.contains(&beyond),
+                };
+                if !is_known {
                     star.push(beyond);
                 }
             }
