@@ -190,6 +190,13 @@ fn measure(name: &str, n: u32, runs: usize) {
             let repair = table.time(stage, || delaunay.follow(&moved)).expect("the points stay where they can be");
             notes.insert(stage, format!("{repair:?}"));
         }
+        for (stage, share) in [("follow + csr .1%", 0.001), ("follow + csr 1 %", 0.01)] {
+            let moved = moved(&points, &adjacency, share);
+            let (mut delaunay, mut adjacency) = (delaunay.clone(), adjacency.clone());
+            table
+                .time(stage, || delaunay.follow_with(&moved, &mut adjacency))
+                .expect("the points stay where they can be");
+        }
         // 3 of 23 points left out at first: 15 % of those that are there come in.
         let (late, early): (Vec<_>, Vec<_>) = (0..points.len()).partition(|&i| i < n as usize && i % 23 < 3);
         let pick = |chosen: Vec<usize>| chosen.into_iter().map(|i| points[i]).collect::<Points>();

@@ -130,6 +130,13 @@ impl Foam {
     /// Without replacement by exponential keys: Efraimidis and Spirakis, "Weighted random sampling with a
     /// reservoir", Information Processing Letters 97, 2006.
     ///
+    /// Anew, since changing the triangulation would take longer. In 50 s of the chair on one thread, from 10,500 to 40,000
+    /// cells, 1 to 75 % of the cells went in each of the twelve rounds and 13 to 79 % came, and the others had moved
+    /// since the last triangulation: following them was a triangulation already in nine rounds, removing cells in
+    /// eleven (it pays up to a few percent), and following, removing and inserting together took longer than one
+    /// triangulation in all twelve, which took 0.8 s together, lists of neighbours included. So the order of the cells,
+    /// too, is that of a new foam: along the Hilbert curve, which rays are quickest in.
+    ///
     /// # Errors
     ///
     /// Statistics of another number of cells; those of Candle.

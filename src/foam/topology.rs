@@ -32,6 +32,9 @@ impl Topology {
         let sentinels = sentinels([0.0; 3], sentinel_radius);
         let built_at: Vec<[f32; 3]> = points.iter().copied().chain(sentinels).collect();
         let delaunay = Delaunay::new(&built_at)?;
+        if cfg!(debug_assertions) {
+            delaunay.certify()?;
+        }
         let adjacency = Adjacency::from_delaunay(&delaunay)?;
         let spacing = nearest_neighbor_distances(&built_at, &adjacency);
         Ok(Self { adjacency, delaunay: Some(delaunay), sentinels, built_at, spacing })
@@ -51,10 +54,9 @@ impl Topology {
             return Ok(());
         };
         let built_at: Vec<[f32; 3]> = points.iter().copied().chain(sentinels).collect();
-        delaunay.follow(&built_at)?;
-        let adjacency = Adjacency::from_delaunay(&delaunay)?;
-        let spacing = nearest_neighbor_distances(&built_at, &adjacency);
-        *self = Self { adjacency, delaunay: Some(delaunay), sentinels, built_at, spacing };
+        delaunay.follow_with(&built_at, &mut self.adjacency)?;
+        self.spacing = nearest_neighbor_distances(&built_at, &self.adjacency);
+        (self.delaunay, self.sentinels, self.built_at) = (Some(delaunay), sentinels, built_at);
         Ok(())
     }
 

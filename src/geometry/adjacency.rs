@@ -4,9 +4,13 @@ use super::delaunay::Delaunay;
 use super::mesh::{FREE, INFINITE, is_infinite};
 use crate::{Error, Result};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// How many sentinels close a scene.
 pub const NUM_SENTINELS: usize = 8;
+
+/// Chunks a thread: enough to balance the load.
+const CHUNKS_PER_THREAD: usize = 4;
 
 /// The Voronoi neighbours of every cell.
 ///
@@ -41,8 +45,6 @@ impl Adjacency {
     ///
     /// [`Error::Geometry`] if the lists need more than 2^32 entries together.
     pub fn from_delaunay(delaunay: &Delaunay) -> Result<Self> {
-        /// Chunks a thread: enough to balance the load.
-        const CHUNKS_PER_THREAD: usize = 4;
         /// Each chunk clears a mark for every point, which must not outweigh the chunk.
         const MIN_CHUNK: usize = 4096;
 
@@ -62,24 +64,12 @@ impl Adjacency {
             end += u64::from(stars.degree(vertex));
             offsets.push(end as u32);
         }
-        if u32::try_from(end).is_err() {
-            return Err(Error::Geometry(format!("expected fewer than 2^32 neighbours, found {end}")));
-        }
-
+        check_size(end)?;
         let mut neighbors = vec![0; end as usize];
         let chunk_size = num_points.div_ceil(CHUNKS_PER_THREAD * rayon::current_num_threads()).max(MIN_CHUNK);
-        let mut rest = &mut neighbors[..];
-        let mut chunks = Vec::new();
-        for (chunk, vertices) in vertex_of.chunks(chunk_size).enumerate() {
-            let first = chunk * chunk_size;
-            let size = (offsets[first + vertices.len()] - offsets[first]) as usize;
-            let (rows, others) = std::mem::take(&mut rest).split_at_mut(size);
-            chunks.push((vertices, rows));
-            rest = others;
-        }
-        chunks.into_par_iter().for_each(|(vertices, mut rows)| {
+        chunks(&offsets, &mut neighbors, chunk_size).into_par_iter().for_each(|(lists, mut rows)| {
             let mut seen_by = vec![u32::MAX; indices.len()];
-            for (reader, &vertex) in (0..).zip(vertices) {
+            for (reader, &vertex) in (0..).zip(&vertex_of[lists]) {
                 let (row, others) = std::mem::take(&mut rows).split_at_mut(stars.degree(vertex) as usize);
                 rows = others;
                 seen_by[vertex as usize] = reader;
@@ -99,6 +89,75 @@ impl Adjacency {
         Ok(Self { offsets, neighbors })
     }
 
+    /// Becomes what a repair made of it, in which there is a vertex for each point; `indices` are the vertices' indices.
+    ///
+    /// - `edges`: an edge for each time that it was made or taken away, as vertices;
+    /// - `stars`: vertices with all their neighbours, which come instead of those edges.
+    pub(super) fn change(&mut self, indices: &[u32], edges: &[(u32, u32)], stars: Vec<(u32, Vec<u32>)>) -> Result<()> {
+        let num_points = self.num_points();
+        let index = |v: u32| indices[v as usize];
+        let mut is_known = vec![false; num_points];
+        for (vertex, _) in &stars {
+            is_known[index(*vertex) as usize] = true;
+        }
+        let known = stars.into_par_iter().map(|(vertex, mut neighbors)| {
+            neighbors.iter_mut().for_each(|v| *v = index(*v));
+            neighbors.sort_unstable();
+            (index(vertex), neighbors)
+        });
+        let mut changed: Vec<(u32, Vec<u32>)> = known.collect();
+        // What came to each other list or went from it, as (list, neighbour), ascending.
+        let ends = edges.iter().flat_map(|&(v, w)| [(index(v), index(w)), (index(w), index(v))]);
+        let mut toggles: Vec<(u32, u32)> = ends.filter(|&(list, _)| !is_known[list as usize]).collect();
+        toggles.par_sort_unstable();
+        let lists: Vec<_> = toggles.chunk_by(|a, b| a.0 == b.0).collect();
+        changed.par_extend(
+            lists.par_iter().map(|toggles| (toggles[0].0, toggled(self.neighbors_of(toggles[0].0), toggles))),
+        );
+        changed.par_sort_unstable_by_key(|&(list, _)| list);
+
+        let mut offsets = Vec::with_capacity(num_points + 1);
+        let (mut end, mut next) = (0u64, changed.iter().peekable());
+        offsets.push(0);
+        for list in 0..num_points as u32 {
+            let degree = match next.next_if(|(changed, _)| *changed == list) {
+                Some((_, neighbors)) => neighbors.len(),
+                None => self.neighbors_of(list).len(),
+            };
+            end += degree as u64;
+            offsets.push(end as u32);
+        }
+        check_size(end)?;
+        let mut neighbors = vec![0; end as usize];
+        let chunk_size = num_points.div_ceil(CHUNKS_PER_THREAD * rayon::current_num_threads()).max(1);
+        chunks(&offsets, &mut neighbors, chunk_size).into_par_iter().for_each(|(lists, mut rows)| {
+            let mut put = |values: &[u32]| {
+                let (here, others) = std::mem::take(&mut rows).split_at_mut(values.len());
+                here.copy_from_slice(values);
+                rows = others;
+            };
+            let old = |from: usize, to: usize| &self.neighbors[self.offsets[from] as usize..self.offsets[to] as usize];
+            let at = |list: usize| changed.partition_point(|&(changed, _)| (changed as usize) < list);
+            let mut done = lists.start;
+            for (list, neighbors) in &changed[at(lists.start)..at(lists.end)] {
+                put(old(done, *list as usize));
+                put(neighbors);
+                done = *list as usize + 1;
+            }
+            put(old(done, lists.end));
+        });
+        (self.offsets, self.neighbors) = (offsets, neighbors);
+        Ok(())
+    }
+
+    /// Whether the offsets delimit lists, of which there are so many, one behind the other.
+    pub(super) fn has_lists(&self, num_lists: usize) -> bool {
+        self.offsets.len() == num_lists + 1
+            && self.offsets.first() == Some(&0)
+            && self.offsets.is_sorted()
+            && self.offsets.last().is_some_and(|&end| end as usize == self.neighbors.len())
+    }
+
     /// How many cells there are.
     pub fn num_points(&self) -> usize {
         self.offsets.len().saturating_sub(1)
@@ -112,6 +171,42 @@ impl Adjacency {
             _ => &[],
         }
     }
+}
+
+fn check_size(num_neighbors: u64) -> Result<()> {
+    match u32::try_from(num_neighbors) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Geometry(format!("expected fewer than 2^32 neighbours, found {num_neighbors}"))),
+    }
+}
+
+/// Lists, so many at a time, and the room for them.
+fn chunks<'a>(offsets: &[u32], mut room: &'a mut [u32], size: usize) -> Vec<(Range<usize>, &'a mut [u32])> {
+    let num_lists = offsets.len() - 1;
+    let starts = (0..num_lists).step_by(size);
+    let chunk = |start: usize| {
+        let lists = start..(start + size).min(num_lists);
+        let (rows, others) = std::mem::take(&mut room).split_at_mut((offsets[lists.end] - offsets[start]) as usize);
+        room = others;
+        (lists, rows)
+    };
+    starts.map(chunk).collect()
+}
+
+/// A list with the neighbours taken out that are in it and put in that are not; of `toggles` (list, neighbour), what is
+/// there twice is there and back.
+fn toggled(old: &[u32], toggles: &[(u32, u32)]) -> Vec<u32> {
+    let mut new = Vec::with_capacity(old.len() + toggles.len());
+    let mut old = old.iter().copied().peekable();
+    for same in toggles.chunk_by(|a, b| a == b).filter(|same| same.len() % 2 == 1) {
+        let neighbor = same[0].1;
+        new.extend(std::iter::from_fn(|| old.next_if(|&other| other < neighbor)));
+        if old.next_if_eq(&neighbor).is_none() {
+            new.push(neighbor);
+        }
+    }
+    new.extend(old);
+    new
 }
 
 /// The cells at each vertex, as compressed rows; a part for each thread, which sees all cells and keeps its own.

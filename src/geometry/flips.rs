@@ -5,7 +5,7 @@
 //! transformations", 1989). Each flip lowers the triangulation on the lifting paraboloid, ties included, so that they
 //! come to an end; it need not be a Delaunay triangulation in space, though it is after small moves.
 
-use super::mesh::{FREE, Mesh, is_infinite, link, linked};
+use super::mesh::{FREE, Mesh, is_infinite, link, linked, prefetch};
 use super::predicates::{Site, orient3d};
 use super::scan::is_bad;
 
@@ -16,7 +16,12 @@ pub(super) struct Flipper<'a> {
     /// Cells that are not in use.
     pub free: Vec<u32>,
     pub num_flips: usize,
+    /// The edge that each flip made or took away, as vertices.
+    pub edges: Vec<(u32, u32)>,
 }
+
+/// The cells of the facets in the queue are asked for so many facets ahead, what is behind them half as many ahead.
+const AHEAD: usize = 16;
 
 impl Flipper<'_> {
     /// Flips until no facet can be. Returns whether all those are Delaunay that were in the queue or came up on the way.
@@ -26,6 +31,7 @@ impl Flipper<'_> {
             let num_flips = self.num_flips;
             while let Some((cell, facet)) = queue.pop() {
                 let (at, facet) = (cell as usize, usize::from(facet));
+                self.prefetch(&queue);
                 if self.mesh.is_free(at) || !is_bad(self.mesh, self.sites, at, facet) {
                     continue;
                 }
@@ -42,6 +48,16 @@ impl Flipper<'_> {
             }
             queue.append(&mut stuck);
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, queue: &[(u32, u8)]) {
+        let Some(last) = queue.len().checked_sub(AHEAD) else { return };
+        let cell = queue[last].0 as usize;
+        prefetch(&self.mesh.links, cell);
+        prefetch(&self.mesh.vertices, cell);
+        let (cell, facet) = queue[last + AHEAD / 2];
+        prefetch(&self.mesh.vertices, linked(self.mesh.links[cell as usize][usize::from(facet)]).0);
     }
 
     fn is_positive(&self, vertices: [u32; 4]) -> bool {
@@ -97,6 +113,8 @@ impl Flipper<'_> {
             }
         }
         self.num_flips += 1;
+        // Between what was before the facet and what was behind it, which is now in all three.
+        self.edges.push((vertices[facet], with_apex(corners[0])[corners[0]]));
         let outer = |k: usize, place: usize| (cells[k], place as u8);
         let [a, b, c] = corners;
         [outer(0, a), outer(0, facet), outer(1, b), outer(1, facet), outer(2, c), outer(2, facet)]
@@ -135,6 +153,7 @@ impl Flipper<'_> {
         self.join(link(near, facet), far_y);
         self.join(link(far, facet), far_x);
         self.num_flips += 1;
+        self.edges.push((vertices[x], vertices[y]));
         let outer = |cell: u32, place: usize| (cell, place as u8);
         Some([
             outer(near, y),

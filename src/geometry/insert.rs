@@ -158,6 +158,12 @@ impl<'a> Builder<'a> {
         put_off
     }
 
+    /// A cell of each of some vertices; `None` if one of them is no vertex.
+    pub fn cells_of(&mut self, vertices: &[u32]) -> Option<Vec<u32>> {
+        let (shop, workers) = self.shop();
+        vertices.iter().map(|&vertex| workers[0].cell_of(&shop, vertex)).collect()
+    }
+
     /// Marks the cells that are not in use.
     pub fn finish(self) {
         for worker in &self.workers {

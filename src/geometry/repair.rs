@@ -3,6 +3,7 @@
 //! The result is the triangulation that would be built from the points anew, ties included, since there is only one.
 //! Where repair is not possible or does not pay, that is what is done.
 
+use super::adjacency::Adjacency;
 use super::delaunay::{Delaunay, check_finite};
 use super::flips::Flipper;
 use super::insert::Builder;
@@ -11,10 +12,11 @@ use super::order::hilbert_order;
 use super::predicates::{Site, orient3d};
 use super::scan::scan;
 use crate::{Error, Result};
+use rayon::prelude::*;
 
 /// Flips cost as much as a new triangulation where more than this share of the facets is wrong.
 const MAX_BAD_FACETS: f64 = 0.06;
-/// A vertex that has to be taken out and put back costs some twenty insertions.
+/// Taking a vertex out costs several insertions.
 const MAX_REMOVED: f64 = 0.02;
 
 /// How a triangulation came to its points.
@@ -29,6 +31,15 @@ pub enum Repair {
     },
     /// From nothing: too much was wrong.
     Rebuilt,
+}
+
+/// Which neighbours a repair changed, by the numbers of the vertices.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// An edge for each time that it was made or taken away.
+    pub edges: Vec<(u32, u32)>,
+    /// The vertices put in, of whose edges `edges` has none, and a cell of each.
+    pub inserted: Vec<(u32, u32)>,
 }
 
 impl Delaunay {
@@ -56,23 +67,51 @@ impl Delaunay {
     /// [`Error::Geometry`] if there are not as many points as before or one is not finite, which changes nothing; as
     /// [`Delaunay::new`], after which the triangulation is not to be used.
     pub fn follow(&mut self, points: &[[f32; 3]]) -> Result<Repair> {
+        Ok(self.follow_changes(points)?.map_or(Repair::Rebuilt, |(repair, _)| repair))
+    }
+
+    /// As [`Delaunay::follow`], and `adjacency`, which is that of the triangulation so far, becomes that of the result.
+    ///
+    /// After a repair only the lists that changed are made anew. In debug builds all of them are, and compared.
+    ///
+    /// # Errors
+    ///
+    /// As [`Delaunay::follow`] and [`Adjacency::from_delaunay`]; `adjacency` is then as it was.
+    pub fn follow_with(&mut self, points: &[[f32; 3]], adjacency: &mut Adjacency) -> Result<Repair> {
+        let changes = self.follow_changes(points)?;
+        if adjacency.has_lists(points.len())
+            && let Some((repair, changes)) = changes
+        {
+            let stars = self.stars_around(&changes.inserted);
+            adjacency.change(&self.sites.indices, &changes.edges, stars)?;
+            if cfg!(debug_assertions) && *adjacency != Adjacency::from_delaunay(self)? {
+                return Err(Error::Geometry("the neighbours that changed are not those that a repair names".into()));
+            }
+            return Ok(repair);
+        }
+        *adjacency = Adjacency::from_delaunay(self)?;
+        Ok(changes.map_or(Repair::Rebuilt, |(repair, _)| repair))
+    }
+
+    /// The repair and which neighbours it changed; `None` for a triangulation anew.
+    fn follow_changes(&mut self, points: &[[f32; 3]]) -> Result<Option<(Repair, Changes)>> {
         if points.len() != self.num_points() {
             return Err(Error::Geometry(format!("expected {} points, found {}", self.num_points(), points.len())));
         }
         check_finite(points, 0)?;
         // A copy may have left its original; what is not a copy is told apart below.
         if self.sites.copies.is_empty()
-            && let Some(repair) = self.try_follow(points)?
+            && let Some(repaired) = self.try_follow(points)?
         {
             self.check()?;
-            return Ok(repair);
+            return Ok(Some(repaired));
         }
         *self = Self::new(points)?;
-        Ok(Repair::Rebuilt)
+        Ok(None)
     }
 
     /// `None`, and a mesh in disorder, if that leads nowhere.
-    fn try_follow(&mut self, points: &[[f32; 3]]) -> Result<Option<Repair>> {
+    fn try_follow(&mut self, points: &[[f32; 3]]) -> Result<Option<(Repair, Changes)>> {
         let sites: Vec<Site> = self.sites.indices.iter().map(|&index| Site::new(points[index as usize])).collect();
         let faults = scan(&self.mesh, &sites);
         let num_cells = self.mesh.vertices.len() as f64;
@@ -83,18 +122,75 @@ impl Delaunay {
         let (mut free, mut queue) = (faults.free, faults.facets);
         // A flip adds a cell at most. Growing by doubling would be far too much.
         self.mesh.reserve(queue.len());
-        let Some(mut removed) = self.remove_inverted(&sites, faults.inverted, &mut free, &mut queue)? else {
+        let mut edges = Vec::new();
+        let inverted = faults.inverted;
+        let Some(mut removed) = self.remove_inverted(&sites, inverted, &mut free, &mut queue, &mut edges)? else {
             return Ok(None);
         };
-        let mut flipper = Flipper { mesh: &mut self.mesh, sites: &sites, free, num_flips: 0 };
+        let mut flipper = Flipper { mesh: &mut self.mesh, sites: &sites, free, num_flips: 0, edges };
         if !flipper.flip_all(queue) {
             return Ok(None);
         }
-        let (free, num_flips) = (flipper.free, flipper.num_flips);
+        let Flipper { free, num_flips, edges, .. } = flipper;
         self.sites.sites = sites;
         removed.sort_unstable();
-        let is_done = self.insert_vertices(&removed, free)?;
-        Ok(is_done.then_some(Repair::Repaired { num_flips, num_reinserted: removed.len() }))
+        let mut inserted = Vec::new();
+        if !removed.is_empty() {
+            let mut builder = self.builder(free, removed.len());
+            let cells = if builder.insert(&removed)? { builder.cells_of(&removed) } else { None };
+            builder.finish();
+            let Some(cells) = cells else { return Ok(None) };
+            inserted = removed.into_iter().zip(cells).collect();
+        }
+        let repair = Repair::Repaired { num_flips, num_reinserted: inserted.len() };
+        Ok(Some((repair, Changes { edges, inserted })))
+    }
+
+    /// The neighbours of vertices, given a cell of each, and those of their neighbours: all vertices whose neighbours an
+    /// insertion of the given ones may have changed, ascending.
+    fn stars_around(&self, vertices: &[(u32, u32)]) -> Vec<(u32, Vec<u32>)> {
+        let around = vertices.par_iter().flat_map_iter(|&(vertex, cell)| {
+            self.star(vertex, cell).into_iter().flat_map(|cell| self.mesh.vertices[cell as usize].map(|v| (v, cell)))
+        });
+        let mut known: Vec<(u32, u32)> = around.filter(|(v, _)| *v != INFINITE).collect();
+        known.par_sort_unstable();
+        known.dedup_by_key(|(v, _)| *v);
+        let neighbors = |&(vertex, cell): &(u32, u32)| {
+            let cells = self.star(vertex, cell);
+            let mut around: Vec<u32> = cells.iter().flat_map(|&cell| self.mesh.vertices[cell as usize]).collect();
+            around.sort_unstable();
+            around.dedup();
+            around.retain(|&v| v != vertex && v != INFINITE);
+            (vertex, around)
+        };
+        known.par_iter().map(neighbors).collect()
+    }
+
+    /// The cells at a vertex, of which one is given.
+    fn star(&self, vertex: u32, cell: u32) -> Vec<u32> {
+        /// From here on looking through the list takes longer than a mark for each cell there is. A sentinel has
+        /// thousands of cells.
+        const MANY: usize = 128;
+        let (mut star, mut seen) = (vec![cell], Vec::new());
+        let mut next = 0;
+        while let Some(&cell) = star.get(next) {
+            next += 1;
+            for facet in (0..4).filter(|&facet| self.mesh.vertices[cell as usize][facet] != vertex) {
+                let beyond = self.mesh.links[cell as usize][facet] >> 2;
+                if star.len() == MANY && seen.is_empty() {
+                    seen = vec![false; self.mesh.vertices.len()];
+                    star.iter().for_each(|&cell| seen[cell as usize] = true);
+                }
+                let is_known = match seen.get_mut(beyond as usize) {
+                    Some(is_known) => std::mem::replace(is_known, true),
+                    None => star.contains(&beyond),
+                };
+                if !is_known {
+                    star.push(beyond);
+                }
+            }
+        }
+        star
     }
 
     /// Takes vertices out, where the triangulation was Delaunay, until no tetrahedron is inverted where it is going to be.
@@ -104,6 +200,7 @@ impl Delaunay {
         mut inverted: Vec<u32>,
         free: &mut Vec<u32>,
         queue: &mut Vec<(u32, u8)>,
+        edges: &mut Vec<(u32, u32)>,
     ) -> Result<Option<Vec<u32>>> {
         let max_removed = (MAX_REMOVED * sites.len() as f64) as usize;
         let mut removed = Vec::new();
@@ -132,8 +229,9 @@ impl Delaunay {
                 }
             }
             let Some(made) = made.filter(|_| removed.len() <= max_removed) else { return Ok(None) };
-            queue.extend(made.iter().flat_map(|&cell| (0..4).map(move |facet| (cell, facet))));
-            inverted.extend(made);
+            queue.extend(made.cells.iter().flat_map(|&cell| (0..4).map(move |facet| (cell, facet))));
+            inverted.extend(made.cells);
+            edges.extend(made.edges);
         }
         Ok(Some(removed))
     }
@@ -142,16 +240,10 @@ impl Delaunay {
         (0..).zip(&self.mesh.vertices).filter(|(_, vertices)| **vertices == FREE).map(|(cell, _)| cell).collect()
     }
 
-    /// Inserts sites that are not vertices. Returns whether it did: not where two of them coincide.
-    fn insert_vertices(&mut self, vertices: &[u32], free: Vec<u32>) -> Result<bool> {
+    /// Makes ready to insert so many sites.
+    fn builder(&mut self, free: Vec<u32>, num_more: usize) -> Builder<'_> {
         let start = self.mesh.vertices.iter().position(|vertices| *vertices != FREE).unwrap_or_default();
-        if vertices.is_empty() {
-            return Ok(true);
-        }
-        let mut builder = Builder::new(&self.sites.sites, &mut self.mesh, start as u32, free, vertices.len());
-        let is_done = builder.insert(vertices)?;
-        builder.finish();
-        Ok(is_done)
+        Builder::new(&self.sites.sites, &mut self.mesh, start as u32, free, num_more)
     }
 
     /// Adds `points` (`[N, 3]`) behind those that are there: the first has the index [`Delaunay::num_points`].
@@ -173,7 +265,10 @@ impl Delaunay {
             }
             let vertices: Vec<u32> = (first..self.sites.sites.len() as u32).collect();
             let free = self.free_cells();
-            if self.insert_vertices(&vertices, free)? {
+            let mut builder = self.builder(free, vertices.len());
+            let is_done = builder.insert(&vertices)?;
+            builder.finish();
+            if is_done {
                 self.check()?;
                 return Ok(Repair::Repaired { num_flips: 0, num_reinserted: points.len() });
             }
@@ -228,7 +323,7 @@ impl Delaunay {
             }
             let cell = cell_of[vertex as usize];
             let Some(made) = self.mesh.remove(&self.sites.sites, vertex, cell, &mut free)? else { return Ok(false) };
-            for &cell in &made {
+            for &cell in &made.cells {
                 for v in self.mesh.vertices[cell as usize] {
                     cell_of[v as usize] = cell;
                 }

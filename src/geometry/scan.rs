@@ -1,6 +1,6 @@
 //! What is no longer right in a triangulation whose points have moved.
 
-use super::mesh::{FREE, INFINITE, Mesh, is_infinite, linked};
+use super::mesh::{FREE, INFINITE, Mesh, is_infinite, linked, prefetch};
 use super::predicates::{
     INSPHERE_BOUND, SMALLEST_SQUARE, Site, UNIT_ROUNDOFF, difference, lanes, minus, orient3d, plus, times,
 };
@@ -8,6 +8,10 @@ use rayon::prelude::*;
 
 /// Cells a thread looks at in one go.
 const CHUNK: usize = 1 << 14;
+
+/// The neighbours of a cell are asked for so many cells ahead: half of a scan's time would be the wait for them. Any
+/// distance between 8 and 64 is as good.
+const AHEAD: usize = 24;
 
 /// What a scan finds.
 #[derive(Debug, Default)]
@@ -54,6 +58,11 @@ fn scan_avx2(mesh: &Mesh, sites: &[Site], cells: std::ops::Range<usize>) -> Faul
 fn scan_here(mesh: &Mesh, sites: &[Site], cells: std::ops::Range<usize>) -> Faults {
     let mut faults = Faults::default();
     for cell in cells {
+        if let Some(ahead) = mesh.links.get(cell + AHEAD) {
+            for &link in ahead {
+                prefetch(mesh.vertices.as_flattened(), link as usize);
+            }
+        }
         let vertices = mesh.vertices[cell];
         if vertices == FREE {
             faults.free.push(cell as u32);

@@ -427,6 +427,15 @@ impl Worker {
 }
 
 impl Worker {
+    /// A cell of a vertex, where the next walk starts.
+    pub fn cell_of(&mut self, shop: &Shop, vertex: u32) -> Option<u32> {
+        let cell = self.locate(shop, Everything, &shop.sites[vertex as usize])?;
+        // SAFETY: the walk ended in this cell, having read it.
+        let vertices = unsafe { shop.vertices.get(cell) };
+        self.last = cell as u32;
+        vertices.contains(&vertex).then_some(cell as u32)
+    }
+
     /// A cell all of whose vertices are the owner's, near one of the points.
     pub fn start_in<O: Owner>(&self, shop: &Shop, owner: O, part: &[u32]) -> Option<u32> {
         const TRIES: usize = 64;
