@@ -1,7 +1,7 @@
 // Rays through a foam, and the gradients of what they see; src/ops/trace/ is the definition. One thread a ray.
 //
-// The forward pass has the CPU's bits but for exp and log, which are within a few units in the last place of the CPU's:
-// the walk itself is the same, ray by ray and cell by cell. Sums over rays are kept in fixed point: the same bits run
+// The forward pass has the CPU's bits but for the logarithm in a depth, which is within a few units in the last place
+// of the CPU's: the walk itself is the same, ray by ray and cell by cell. Sums over rays are kept in fixed point: the same bits run
 // to run, and nearer to the true sum than the CPU's in floats.
 #include "fixed_point.cuh"
 #include "sh.cuh"
@@ -125,15 +125,38 @@ __device__ __forceinline__ bool exit_face(
     return nearest < INFINITY;
 }
 
+// 1 - exp(-x) of an optical depth; Real::absorbed of the CPU, step by step.
+__device__ __forceinline__ float absorbed(float optical_depth) {
+    const float x = optical_depth > 80.0f ? -80.0f : -optical_depth;
+    const float shifted = fmaf(x, 1.44269504f, 12582912.0f), n = shifted - 12582912.0f;
+    const float r = fmaf(n, 2.1219444e-4f, fmaf(n, -0.693359375f, x));
+    float series = fmaf(1.9875691e-4f, r, 1.3982e-3f);
+    series = fmaf(series, r, 8.333452e-3f);
+    series = fmaf(series, r, 4.1665796e-2f);
+    series = fmaf(series, r, 1.6666666e-1f);
+    series = fmaf(series, r, 5.0000001e-1f);
+    const float tail = fmaf(series * r, r, r);
+    const float power = __uint_as_float((__float_as_uint(shifted) << 23) + __float_as_uint(1.0f));
+    return (1.0f - power) - power * tail;
+}
+
 // max(0, 1/2 + sum_k Y_k sh_k) per channel.
 __device__ __forceinline__ float3 color(const float *__restrict__ row, const float *basis, u32 num_coefficients) {
-    float3 rgb = {0.5f, 0.5f, 0.5f};
+    // The two sums of the CPU.
+    float3 even = {0.5f, 0.5f, 0.5f}, odd = {0.0f, 0.0f, 0.0f}, rgb = {0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (u32 k = 0; k < MAX_COEFFICIENTS; k++) {
         if (k >= num_coefficients) break;
-        rgb.x += row[3 * k] * basis[k];
-        rgb.y += row[3 * k + 1] * basis[k];
-        rgb.z += row[3 * k + 2] * basis[k];
+        if (k + 1 == num_coefficients) {
+            rgb.x = fmaf(basis[k], row[3 * k], even.x + odd.x);
+            rgb.y = fmaf(basis[k], row[3 * k + 1], even.y + odd.y);
+            rgb.z = fmaf(basis[k], row[3 * k + 2], even.z + odd.z);
+        } else {
+            float3 &sum = k % 2 == 0 ? even : odd;
+            sum.x = fmaf(basis[k], row[3 * k], sum.x);
+            sum.y = fmaf(basis[k], row[3 * k + 1], sum.y);
+            sum.z = fmaf(basis[k], row[3 * k + 2], sum.z);
+        }
     }
     // Not fmaxf, which would hide a NaN.
     return {rgb.x < 0.0f ? 0.0f : rgb.x, rgb.y < 0.0f ? 0.0f : rgb.y, rgb.z < 0.0f ? 0.0f : rgb.z};
@@ -179,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(256) trace_forward_f32(
         if (t_exit > t) {
             const float density = site.w;
             if (density > density_threshold) {
-                const float alpha = -expm1f(-density * (t_exit - t));
+                const float alpha = absorbed(density * (t_exit - t));
                 const float3 c = color(sh + (u64)cell * 3 * num_coefficients, basis, num_coefficients);
                 const float weight = transmittance * alpha, before = transmittance;
                 rgb.x += weight * c.x;
@@ -358,7 +381,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) trace_backward_f32(
             const float density = site.w;
             float grad_entry = 0.0f, grad_length = 0.0f;
             if (density > density_threshold) {
-                const float length = t_exit - t, alpha = -expm1f(-density * length);
+                const float length = t_exit - t, alpha = absorbed(density * length);
                 const float *row = sh + (u64)cell * 3 * num_coefficients;
                 const float3 c = color(row, basis, num_coefficients);
                 const float weight = transmittance * alpha, before = transmittance;

@@ -239,3 +239,56 @@ fn bad_input_is_refused_by_name() -> Result<()> {
     }
     Ok(())
 }
+
+/// What one batch leaves in the accumulators must not be seen by the next: not of a batch whose gradients are NaN, nor
+/// after the cells have become fewer.
+#[test]
+fn a_workspace_is_as_good_as_new() {
+    use candle_radfoam::ops::RayGradient;
+    use candle_radfoam::ops::fused::{Faces, Rays, Scene, Workspace, forward_backward};
+
+    // Cells in a row, the last a sentinel without a gradient; more rays than one tile a lane.
+    let run = |num_real: u32, factor: f32, workspace: &mut Workspace<f32>| {
+        const NUM_RAYS: usize = 5_000;
+        let num_sites = num_real + 1;
+        let neighbors: Vec<Vec<u32>> = (0..num_sites)
+            .map(|i| [i.wrapping_sub(1), i + 1].into_iter().filter(|&j| j < num_sites).collect())
+            .collect();
+        let mut offsets = vec![0];
+        offsets.extend(neighbors.iter().scan(0, |sum, list| {
+            *sum += list.len() as u32;
+            Some(*sum)
+        }));
+        let mut faces = Faces::new(&offsets, &neighbors.concat());
+        let points: Vec<f32> = (0..num_real).flat_map(|i| [i as f32, 0.1 * (i % 3) as f32, 0.0]).collect();
+        faces.refresh(&points, &vec![0.3; num_real as usize], &[[num_real as f32, 0.0, 0.0]]);
+        let origins: Vec<f32> = (0..NUM_RAYS).flat_map(|ray| [-0.2, 1e-5 * ray as f32, 0.01]).collect();
+        let rays = Rays {
+            origins: &origins,
+            directions: &[1.0, 0.0, 0.0].repeat(NUM_RAYS),
+            start_cells: &[0; NUM_RAYS],
+            quantiles: &[],
+            num_quantiles: 0,
+        };
+        let sh: Vec<f32> = (0..3 * num_real).map(|i| 0.1 * (i % 5) as f32).collect();
+        let scene = Scene { faces: &faces, sh: &sh, num_coefficients: 1 };
+        let loss = |_: usize, out: &[f32]| RayGradient {
+            rgb: [factor * out[0], factor, -factor],
+            opacity: factor,
+            depth: &[],
+            depth_scale: 0.0,
+        };
+        let (outputs, gradients) = forward_backward(&scene, &rays, &exact(), num_real as usize, workspace, loss);
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let all = [&gradients.points, &gradients.density, &gradients.sh, &outputs.weights].map(|v| bits(v));
+        assert!(all.iter().all(|values| values.iter().any(|&x| x != 0)));
+        all
+    };
+    let mut used = Workspace::default();
+    for (num_real, factor) in [(300, 1.0), (300, 1.0), (300, f32::NAN), (300, 0.5), (64, 1.0), (300, 1.0)] {
+        let again = run(num_real, factor, &mut used);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("pool");
+        let fresh = pool.install(|| run(num_real, factor, &mut Workspace::default()));
+        assert!(again == fresh, "{num_real} cells, factor {factor}");
+    }
+}

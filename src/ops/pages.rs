@@ -35,18 +35,25 @@ impl<T: Pod> Pages<T> {
     }
 }
 
+impl<T: Pod> Pages<T> {
+    /// As [`Pages::zeroed`], at least one; where memory is short the process ends, as with any vector.
+    pub fn zeros(len: usize) -> Self {
+        let len = len.max(1);
+        Self::zeroed(len).unwrap_or_else(|_| {
+            let layout = std::alloc::Layout::array::<T>(len);
+            std::alloc::handle_alloc_error(layout.unwrap_or(std::alloc::Layout::new::<T>()))
+        })
+    }
+}
+
 impl<T: Pod> Clone for Pages<T> {
     /// # Panics
     ///
     /// Where memory is short, as everything that is cloned.
     fn clone(&self) -> Self {
-        match Self::zeroed(self.len()) {
-            Ok(mut copy) => {
-                copy.copy_from_slice(self);
-                copy
-            }
-            Err(_) => std::alloc::handle_alloc_error(std::alloc::Layout::for_value::<[T]>(self)),
-        }
+        let mut copy = Self::zeros(self.len());
+        copy.copy_from_slice(self);
+        copy
     }
 }
 
@@ -66,9 +73,9 @@ impl<T: Pod> DerefMut for Pages<T> {
     }
 }
 
-impl<T: Pod + fmt::Debug> fmt::Debug for Pages<T> {
+impl<T> fmt::Debug for Pages<T> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Pages").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("Pages").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -105,15 +112,29 @@ pub fn move_to_huge_pages(tensor: &Tensor) -> bool {
 /// of megabytes spends more time on the faults of small pages than on what it writes.
 pub(super) fn with_capacity<T>(len: usize) -> Vec<T> {
     let room = Vec::with_capacity(len);
-    #[cfg(target_os = "linux")]
-    if len * size_of::<T>() >= 2 * HUGE_PAGE {
-        let start = room.as_ptr() as usize;
-        let (first, end) = (start.next_multiple_of(HUGE_PAGE), (start + len * size_of::<T>()) / HUGE_PAGE * HUGE_PAGE);
+    advise(&room);
+    room
+}
+
+/// `len` zeros, likewise, which the system writes where and when they are first touched.
+pub(super) fn zeros<T: Pod>(len: usize) -> Vec<T> {
+    let zeros = vec![T::zeroed(); len];
+    advise(&zeros);
+    zeros
+}
+
+#[cfg(target_os = "linux")]
+fn advise<T>(room: &Vec<T>) {
+    let (start, bytes) = (room.as_ptr() as usize, room.capacity() * size_of::<T>());
+    if bytes >= 2 * HUGE_PAGE {
+        let (first, end) = (start.next_multiple_of(HUGE_PAGE), (start + bytes) / HUGE_PAGE * HUGE_PAGE);
         // SAFETY: the range lies within memory that the vector owns, and this advice leaves its contents as they are.
         unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE) };
     }
-    room
 }
+
+#[cfg(not(target_os = "linux"))]
+fn advise<T>(_room: &Vec<T>) {}
 
 /// Asks for huge pages in place of those that lie wholly within `values`.
 #[cfg(target_os = "linux")]

@@ -5,7 +5,7 @@ use std::fmt;
 use super::TrainConfig;
 use crate::data::{Dataset, Strategy};
 
-/// Copies of the values of a cell: parameter, gradient and two moments; and while a checkpoint is written and cells are
+/// Copies of the values of a cell: parameter, gradient and two moments, and what gradients are summed in; and while a checkpoint is written and cells are
 /// refined, more of all but the gradient. Measured.
 const COPIES: u64 = 12;
 /// Bytes of a cell besides: its neighbours, faces and part of the triangulation. Measured.

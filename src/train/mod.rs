@@ -402,6 +402,8 @@ impl Trainer {
         }
         self.refine_round += 1;
         let target = refine.target(self.refine_round, self.num_initial_cells);
+        // Of another size from here on: not to be kept beside two foams.
+        self.workspace = Workspace::default();
         let map = self.foam.refine(&self.statistics, refine, target, self.config.seed, self.step)?;
         for (name, var) in self.foam.named_vars() {
             self.optimizer.follow(name, var, &map)?;

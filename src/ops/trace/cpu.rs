@@ -16,8 +16,8 @@ use rayon::prelude::*;
 /// dealing tiles to lanes balances the load.
 const TILE: usize = 32 * GROUP;
 
-/// Gradient accumulators, and so the most threads that a backward pass can use. Each costs a row per cell to be
-/// cleared and summed; a constant, since it decides the order of the sums.
+/// Gradient accumulators, and so the most threads that a backward pass can use. Each costs a row per cell, and those it
+/// writes to are summed and cleared; a constant, since it decides the order of the sums.
 const ACCUMULATORS: usize = 4;
 
 /// Values before the depths in a ray's row of the packed outputs: rgb and opacity.
@@ -30,7 +30,8 @@ pub struct Outputs<T> {
     pub packed: Vec<T>,
     /// `[R]`: the cells that each ray entered.
     pub cells_entered: Vec<u32>,
-    /// `[P]`: over the rays, the sum (forward) or the maximum (with backward) of the weight of each cell.
+    /// Over the rays, the sum of the weight of each cell (forward; `[P]`, sentinels included) or its maximum (with
+    /// backward; of real cells).
     pub weights: Vec<T>,
 }
 
@@ -185,12 +186,12 @@ pub struct Workspace<T> {
 }
 
 impl<T: Real> Workspace<T> {
-    fn lanes(&mut self, num: usize, num_cells: usize, num_coefficients: usize) -> &mut [GradientRows<T>] {
-        self.lanes.retain(|rows| rows.fits(num_cells, num_coefficients));
-        while self.lanes.len() < num {
-            self.lanes.push(GradientRows::new(num_cells, num_coefficients));
-        }
-        &mut self.lanes[..num]
+    /// Takes the lanes out: should a loss panic they are lost, rather than left with what it wrote.
+    fn take(&mut self, num: usize, num_cells: usize, num_coefficients: usize) -> Vec<GradientRows<T>> {
+        let mut lanes = std::mem::take(&mut self.lanes);
+        lanes.retain(|rows| rows.fits(num_cells, num_coefficients));
+        lanes.resize_with(num, || GradientRows::new(num_cells, num_coefficients));
+        lanes
     }
 }
 
@@ -211,14 +212,15 @@ where
     let mut packed = vec![T::zero(); rays.len() * width];
     let mut cells_entered = vec![0; rays.len()];
     let dealt = deal(&mut packed, &mut cells_entered, width);
-    let lanes = workspace.lanes(dealt.len(), num_real, scene.num_coefficients);
-    dealt.into_par_iter().zip(&mut *lanes).for_each(|(tiles, rows)| {
+    let mut lanes = workspace.take(dealt.len(), num_real, scene.num_coefficients);
+    dealt.into_par_iter().zip(&mut lanes).for_each(|(tiles, rows)| {
         let mut walkers = vec![Walker::new(rays.num_quantiles); GROUP];
         for tile in tiles {
             backward_tile(scene, rays, settings, &loss_gradient, &mut walkers, tile, rows);
         }
     });
-    let (gradients, weights) = sum_lanes(lanes, num_real, scene.num_coefficients);
+    let (gradients, weights) = sum_lanes(&mut lanes, num_real, scene.num_coefficients);
+    workspace.lanes = lanes;
     (Outputs { packed, cells_entered, weights }, gradients)
 }
 
@@ -253,14 +255,12 @@ fn sum_lanes<T: Real>(
     const WORDS_PER_TASK: usize = 16;
     const CELLS_PER_TASK: usize = WORDS_PER_TASK * WORD;
     let (stride, num_sh) = (lanes[0].stride, 3 * num_coefficients);
-    let zeros = |len| {
-        let mut zeros = pages::with_capacity(len);
-        zeros.resize(len, T::zero());
-        zeros
+    let mut gradients = Gradients {
+        points: pages::zeros(3 * num_real),
+        density: pages::zeros(num_real),
+        sh: pages::zeros(num_sh * num_real),
     };
-    let mut gradients =
-        Gradients { points: zeros(3 * num_real), density: zeros(num_real), sh: zeros(num_sh * num_real) };
-    let mut weights = zeros(num_real);
+    let mut weights = pages::zeros(num_real);
     // A task for every stretch of cells, with the part of each lane that belongs to it.
     let num_tasks = num_real.div_ceil(CELLS_PER_TASK);
     let mut parts: Vec<Vec<_>> = (0..num_tasks).map(|_| Vec::with_capacity(lanes.len())).collect();

@@ -11,7 +11,8 @@ pub const LANES: usize = 8;
 /// Eight faces, in f32 two cache lines.
 ///
 /// With the offset `n = p_j - p_i` to the neighbour, a ray `o + t d` meets the face at
-/// `t = n.(n / 2 - (o - p_i)) / (n.d)`: the way to the middle between the two points, along their difference. Unused lanes have `n = 0`, which no ray meets.
+/// `t = n.(n / 2 - (o - p_i)) / (n.d)`: the way to the middle between the two points, along their difference. Unused
+/// lanes have `n = 0`, which no ray meets.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Block<T> {
@@ -163,8 +164,7 @@ fn dot<T: Real>(a: [T; 3], b: [T; 3]) -> T {
 /// The squared distance to the neighbour in `lane`.
 fn square<T: Real>(block: &Block<T>, lane: usize) -> T {
     let [x, y, z] = &block.offsets;
-    let n = [x[lane], y[lane], z[lane]];
-    dot(n, n)
+    x[lane] * x[lane] + y[lane] * y[lane] + z[lane] * z[lane]
 }
 
 /// [`Faces::exit`] for f32, eight faces at a time: the same operations in the same order, and so the same bits.

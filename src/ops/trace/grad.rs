@@ -2,7 +2,7 @@
 
 use super::walk::{CACHE_LINE, Scene, Walker, prefetch};
 use super::{Real, TraceSettings};
-use crate::ops::pages;
+use crate::ops::pages::Pages;
 
 /// Gradient of the loss with respect to the outputs of one ray.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +20,7 @@ pub struct RayGradient<'a, T> {
 /// Gradient rows `[x, y, z, density, sh..]` of every real cell, one cache line each at degree 1.
 #[derive(Debug)]
 pub(crate) struct GradientRows<T> {
-    pub rows: Vec<T>,
+    pub rows: Pages<T>,
     pub stride: usize,
     /// The largest weight `w = T alpha` with which each cell entered a colour.
     pub max_weights: Vec<T>,
@@ -37,10 +37,12 @@ pub(crate) const WORD: usize = u64::BITS as usize;
 impl<T: Real> GradientRows<T> {
     pub fn new(num_cells: usize, num_coefficients: usize) -> Self {
         let stride = row_stride(num_coefficients);
-        let mut rows = pages::with_capacity(num_cells * stride);
-        rows.resize(num_cells * stride, T::zero());
-        let (max_weights, written) = (vec![T::zero(); num_cells], vec![0; num_cells.div_ceil(WORD)]);
-        Self { rows, stride, max_weights, written }
+        Self {
+            rows: Pages::zeros(num_cells * stride),
+            stride,
+            max_weights: vec![T::zero(); num_cells],
+            written: vec![0; num_cells.div_ceil(WORD)],
+        }
     }
 
     /// Whether this has a row for each of `num_cells` cells.
@@ -124,9 +126,9 @@ pub(crate) fn backward_ray<T: Real, const WIDTH: usize>(
         let mut head = [T::zero(); HEAD];
         let mut grad_entry = T::zero();
         let mut grad_length = T::zero();
-        let is_dense = site[3] > min_density;
+        let density = segment.density;
+        let is_dense = density > min_density;
         if is_dense {
-            let density = site[3];
             let weight = transmittance * alpha;
             let mut grad_density = T::zero();
             let mut grad_optical = -pending;

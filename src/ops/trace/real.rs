@@ -8,7 +8,9 @@ use super::faces::exit_avx2;
 
 /// f32 or f64: the CPU bodies of the differentiable ops are generic over both, so that gradients can be checked in
 /// double precision.
-pub trait Real: WithDType + num_traits::Float + num_traits::NumAssign + Default + std::fmt::Debug {
+pub trait Real:
+    WithDType + num_traits::Float + num_traits::NumAssign + bytemuck::Pod + Default + std::fmt::Debug
+{
     /// The nearest value to a double.
     fn of(value: f64) -> Self;
 
@@ -46,7 +48,7 @@ impl Real for f32 {
     }
 
     /// Cephes' polynomial of `exp` without its table or branches, so that it can be inlined where a call would spill
-    /// all vector registers; and the same bits on any machine. Within 2 units in the last place.
+    /// all vector registers; and the same bits on any machine. Within 2 epsilon.
     #[inline(always)]
     fn absorbed(optical_depth: f32) -> f32 {
         /// Beyond it nothing is left in f32. Not `min`, which would hide a NaN.

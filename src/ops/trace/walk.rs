@@ -59,6 +59,8 @@ pub(crate) struct Segment<T> {
     pub next: u32,
     pub t_near: T,
     pub t_far: T,
+    /// Of the cell.
+    pub density: T,
     /// `1 - exp(-density (t_far - t_near))`.
     pub alpha: T,
     /// Transmittance at `t_near`.
@@ -148,6 +150,10 @@ pub(crate) fn walk<T: Real, const WIDTH: usize, const RECORD: bool, const AVX2: 
     while live > 0 {
         let mut i = 0;
         while i < live {
+            // Half a round ahead: where a cell's faces lie is itself read from memory, and by now it has come.
+            let later = i + live / 2;
+            let later = if later < live { later } else { later - live };
+            scene.faces.prefetch_blocks(walkers[later].cell as usize);
             let walker = &mut walkers[i];
             if walker.step::<WIDTH, RECORD, AVX2>(scene, rays, settings, &ahead) {
                 i += 1;
@@ -188,11 +194,13 @@ impl<T: Real> Walker<T> {
         };
         let Some((t_exit, next)) = exit else { return false };
         prefetch(&faces.sites[next as usize]);
-        faces.prefetch_blocks(next as usize);
+        prefetch(&faces.first_blocks[next as usize]);
         let colors = scene.sh.as_ptr().wrapping_add(next as usize * WIDTH);
         for line in 0..(WIDTH * size_of::<T>()).div_ceil(CACHE_LINE) {
             prefetch(colors.cast::<[u8; CACHE_LINE]>().wrapping_add(line));
         }
+        // Rows begin anywhere in a line.
+        prefetch(colors.wrapping_add(WIDTH - 1));
         ahead(next as usize);
         if t_exit > self.t {
             let density = site[3];
@@ -220,6 +228,7 @@ impl<T: Real> Walker<T> {
                     next,
                     t_near: self.t,
                     t_far: t_exit,
+                    density,
                     alpha,
                     transmittance,
                     rgb,
