@@ -249,12 +249,22 @@ fn the_trainer_takes_the_gradients_of_its_loss() -> Result<()> {
     Ok(())
 }
 
-/// One step with and one without: the gradients differ by what the documentation of the prior says.
+/// One step with and one without, from the same checkpoint of cells with colours: the gradients differ by what the documentation of the prior says.
 #[test]
 fn the_prior_adds_its_gradient() -> Result<()> {
     let prior = PriorConfig { density: 0.3, smooth_color: 0.2 };
-    let with = |prior| trainer(TrainConfig { prior: Some(prior), ..smooth_config() });
-    let (mut plain, mut more) = (with(PriorConfig::NONE)?, with(prior.clone())?);
+    let mut before = trainer(smooth_config())?;
+    for _ in 0..4 {
+        before.step()?;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("before.safetensors");
+    before.save(&path, Value::Null)?;
+    let with = |prior| {
+        let config = TrainConfig { prior: Some(prior), ..before.config().clone() };
+        Trainer::resume_with(&path, dataset(), config, &Device::Cpu)
+    };
+    let (mut plain, mut more) = (with(PriorConfig::NONE)?, with(prior)?);
     let foam = more.foam().deep_clone()?;
     plain.step()?;
     more.step()?;
@@ -276,7 +286,7 @@ fn the_prior_adds_its_gradient() -> Result<()> {
             let i = cell * width + k;
             let mean =
                 neighbors.iter().map(|j| f64::from(sh[j * width + k])).sum::<f64>() / neighbors.len().max(1) as f64;
-            // Every fourth step, the first among them, with four times the weight.
+            // Every fourth step, this one among them, with four times the weight.
             let expected = 4.0 * 2.0 * 0.2 / num_cells as f64 * (f64::from(sh[i]) - mean);
             let expected = if neighbors.is_empty() { 0.0 } else { expected };
             check(format!("sh[{i}]"), sh_with[i] - sh_without[i], expected, sh_with[i].abs().max(1e-6));
