@@ -11,8 +11,8 @@ use candle_radfoam::geometry::{Adjacency, nearest_cell};
 use candle_radfoam::ops::{AdamSettings, TraceInputs, TraceSettings, Traced, adam_step, trace_rays};
 use candle_radfoam::rng::{Rng, Stream};
 use candle_radfoam::train::{
-    Adam, Background, Evaluation, LossConfig, OptimConfig, Rate, ResolutionStage, TopologyConfig, TrainConfig, Trainer,
-    ViewScore, evaluate_views,
+    Adam, Background, Evaluation, LossConfig, OptimConfig, PriorConfig, Rate, ResolutionStage, TopologyConfig,
+    TrainConfig, Trainer, ViewScore, evaluate_views,
 };
 use candle_radfoam::{Error, Result};
 use capture::{config, dataset, fingerprint, on_threads, trainer};
@@ -151,6 +151,7 @@ fn smooth_config() -> TrainConfig {
         },
         loss: LossConfig { opacity_weight: 0.1, quantile_weight: 0.02, importance_exponent: 0.7 },
         optim: OptimConfig { adam: AdamSettings { beta1: 0.0, ..AdamSettings::default() }, ..OptimConfig::default() },
+        prior: Some(PriorConfig::NONE),
         topology: TopologyConfig { check_every: 1, moved_limit: 0.0, moved_share: 0.0 },
         refine: RefineConfig { rounds: 0, ..RefineConfig::default() },
         ..config(8)
@@ -245,6 +246,53 @@ fn the_trainer_takes_the_gradients_of_its_loss() -> Result<()> {
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    Ok(())
+}
+
+/// One step with and one without, from the same checkpoint of cells with colours: the gradients differ by what the documentation of the prior says.
+#[test]
+fn the_prior_adds_its_gradient() -> Result<()> {
+    let prior = PriorConfig { density: 0.3, smooth_color: 0.2 };
+    let mut before = trainer(smooth_config())?;
+    for _ in 0..4 {
+        before.step()?;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("before.safetensors");
+    before.save(&path, Value::Null)?;
+    let with = |prior| {
+        let config = TrainConfig { prior: Some(prior), ..before.config().clone() };
+        Trainer::resume_with(&path, dataset(), config, &Device::Cpu)
+    };
+    let (mut plain, mut more) = (with(PriorConfig::NONE)?, with(prior)?);
+    let foam = more.foam().deep_clone()?;
+    plain.step()?;
+    more.step()?;
+    let ([_, raw_without, sh_without], [_, raw_with, sh_with]) = (last_gradients(&plain)?, last_gradients(&more)?);
+    let (raw, sh) = (values(foam.raw_density()), values(foam.sh()));
+    let (num_cells, width) = (raw.len(), sh.len() / raw.len());
+    let mut failures = Vec::new();
+    let mut check = |what: String, found: f32, expected: f64, scale: f32| {
+        if (f64::from(found) - expected).abs() > 1e-5 * f64::from(scale.abs()) + 1e-3 * expected.abs() {
+            failures.push(format!("{what}: {found:e}, expected {expected:e}"));
+        }
+    };
+    for cell in 0..num_cells {
+        // The derivative of softplus is the logistic function.
+        let expected = 0.3 / num_cells as f64 / (1.0 + (-10.0 * f64::from(raw[cell])).exp());
+        check(format!("raw_density[{cell}]"), raw_with[cell] - raw_without[cell], expected, raw_with[cell]);
+        let neighbors: Vec<usize> = foam.topology().neighbors(cell).collect();
+        for k in 0..width {
+            let i = cell * width + k;
+            let mean =
+                neighbors.iter().map(|j| f64::from(sh[j * width + k])).sum::<f64>() / neighbors.len().max(1) as f64;
+            // Every fourth step, this one among them, with four times the weight.
+            let expected = 4.0 * 2.0 * 0.2 / num_cells as f64 * (f64::from(sh[i]) - mean);
+            let expected = if neighbors.is_empty() { 0.0 } else { expected };
+            check(format!("sh[{i}]"), sh_with[i] - sh_without[i], expected, sh_with[i].abs().max(1e-6));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures[..failures.len().min(20)].join("\n"));
     Ok(())
 }
 

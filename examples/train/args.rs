@@ -55,7 +55,7 @@ pub struct Args {
     /// How rays are drawn.
     #[arg(long)]
     pub sampling: Option<Sampling>,
-    /// What is behind the scene: white, black or random [default: white for images with alpha, else random].
+    /// What is behind the scene: white, black or random [default: white for images with alpha, else black].
     #[arg(long)]
     pub background: Option<Background>,
     /// Score test views every so many steps [default: eight times in all].
@@ -81,7 +81,7 @@ pub struct Args {
     pub resume: Option<PathBuf>,
     /// With --resume: change a setting, by its name in config.toml (without `train.`), as optim.points.initial=1e-3. Of
     /// those under way may change: steps, time_limit, trace, topology, refine, loss.opacity_weight,
-    /// loss.quantile_weight, rates (optim.points, optim.density, optim.color, optim.sh_factor), and of the sampler
+    /// loss.quantile_weight, prior, rates (optim.points, optim.density, optim.color, optim.sh_factor), and of the sampler
     /// batch_size, uniform_fraction, decay, error_cap, importance_exponent, importance_ramp_steps, on_failure, lag.
     #[arg(long = "override", value_name = "KEY=VALUE", requires = "resume")]
     pub overrides: Vec<String>,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_radfoam::data::Strategy;
-use candle_radfoam::train::{Evaluation, ViewScore};
+use candle_radfoam::train::{Evaluation, ViewScore, evaluate_views};
 use serde_json::json;
 
 use super::{Memory, Run};
@@ -15,6 +15,8 @@ use crate::support::{memory, picture, plot};
 /// Test views of which pictures are kept, and how many of them are on the sheet of them.
 const PICTURES: usize = 16;
 const SHEET: usize = 4;
+/// Training views that are scored, evenly among them: whether a foam is over-fitted shows beside the test views.
+const TRAINING_VIEWS: usize = 16;
 /// Error maps are enlarged for their picture up to about this width in pixels.
 const MAP_WIDTH: u32 = 640;
 
@@ -37,7 +39,8 @@ impl Run {
             self.push_look(cpu, &Evaluation::of(views));
         }
         write_json(&self.folder.file(CLOCK)?, &self.clock(cpu))?;
-        self.write_result(cpu, evaluation.as_ref())?;
+        let training = self.score_training()?;
+        self.write_result(cpu, evaluation.as_ref(), &training)?;
         pictures?;
         self.draw_plots()?;
         self.draw_error_map()?;
@@ -88,13 +91,28 @@ impl Run {
         Ok((Some(evaluation), pictures))
     }
 
-    fn write_result(&self, cpu_seconds: Option<f64>, evaluation: Option<&Evaluation>) -> Result<()> {
+    /// Scores some of the views that were trained on.
+    fn score_training(&self) -> Result<Evaluation> {
+        let (trainer, train) = (&self.trainer, &self.trainer.dataset().train);
+        let views: Vec<_> = train.iter().step_by(train.len().div_ceil(TRAINING_VIEWS)).cloned().collect();
+        let background = trainer.background().evaluation();
+        Ok(evaluate_views(trainer.foam(), &views, background, &trainer.config().trace, |_, _, _| Ok(()))?)
+    }
+
+    fn write_result(
+        &self,
+        cpu_seconds: Option<f64>,
+        evaluation: Option<&Evaluation>,
+        training: &Evaluation,
+    ) -> Result<()> {
         let trainer = &self.trainer;
         write_json(
             &self.folder.file(RESULT)?,
             &json!({
                 "psnr_db": evaluation.map(|e| e.psnr_db),
                 "ssim": evaluation.map(|e| e.ssim),
+                "train_psnr_db": training.psnr_db,
+                "train_ssim": training.ssim,
                 "views": evaluation.map_or(0, |e| e.views.len()),
                 "seconds": self.seconds(),
                 "cpu_seconds": cpu_seconds,

@@ -11,6 +11,7 @@ pub mod metrics;
 mod migrate;
 mod optim;
 mod overrides;
+mod prior;
 mod profile;
 mod state;
 
@@ -21,6 +22,7 @@ pub use memory::MemoryEstimate;
 pub use migrate::{FORMAT_VERSION, migrate_header};
 pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
 pub use overrides::{SettingChange, refusal};
+pub use prior::PriorConfig;
 pub use profile::Profile;
 
 use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler};
@@ -312,7 +314,7 @@ impl Trainer {
         };
         lap.end(&mut self.profile.other);
         let loss = RayLoss::new(self, batch, importance.as_deref());
-        let (outputs, gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
+        let (outputs, mut gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
             let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
             let (num_cells, workspace) = (self.foam.num_cells(), &mut self.workspace);
             fused::forward_backward(&scene, &rays, &self.config.trace, num_cells, workspace, |ray, out| {
@@ -327,6 +329,7 @@ impl Trainer {
         self.require_finite("loss", NonFinite::of(&losses))?;
         let mut grad_raw = gradients.density;
         grad_raw.par_iter_mut().zip(&derivative).for_each(|(g, d)| *g *= d);
+        self.add_prior(&mut grad_raw, &mut gradients.sh, &derivative)?;
         self.require_finite("grad_points", NonFinite::of(&gradients.points))?;
         self.require_finite("grad_raw_density", NonFinite::of(&grad_raw))?;
         self.require_finite("grad_sh", NonFinite::of(&gradients.sh))?;

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// Settings that may change, by the beginning of their names. From the step on at which the run is taken up they hold
 /// as if they had always been so.
-const MAY_CHANGE: [&str; 19] = [
+const MAY_CHANGE: [&str; 20] = [
     "steps",
     "time_limit",
     "trace",
@@ -18,6 +18,7 @@ const MAY_CHANGE: [&str; 19] = [
     "refine",
     "loss.opacity_weight",
     "loss.quantile_weight",
+    "prior",
     "optim.points",
     "optim.density",
     "optim.color",
@@ -73,7 +74,7 @@ impl fmt::Display for SettingChange {
 
 /// Why the setting `key` may not change in a run under way; `None` where it may.
 ///
-/// What may: the plan (`steps`, `time_limit`), the rates and the loss's weights, when cells are triangulated, removed
+/// What may: the plan (`steps`, `time_limit`), the rates, the weights of loss and `prior`, when cells are triangulated, removed
 /// and added (`topology`, `refine`), how far rays are followed (`trace`), and of the sampler `batch_size`,
 /// `uniform_fraction`, `decay`, `error_cap`, `importance_exponent`, `importance_ramp_steps`, `on_failure` and `lag`.
 pub fn refusal(key: &str) -> Option<&'static str> {
