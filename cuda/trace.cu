@@ -134,7 +134,7 @@ __device__ __forceinline__ float absorbed(float optical_depth) {
     series = fmaf(series, r, 8.333452e-3f);
     series = fmaf(series, r, 4.1665796e-2f);
     series = fmaf(series, r, 1.6666666e-1f);
-    series = fmaf(series, r, 5.0000001e-1f);
+    series = fmaf(series, r, 0.5f);
     const float tail = fmaf(series * r, r, r);
     const float power = __uint_as_float((__float_as_uint(shifted) << 23) + __float_as_uint(1.0f));
     return (1.0f - power) - power * tail;

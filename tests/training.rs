@@ -151,7 +151,7 @@ fn smooth_config() -> TrainConfig {
         },
         loss: LossConfig { opacity_weight: 0.1, quantile_weight: 0.02, importance_exponent: 0.7 },
         optim: OptimConfig { adam: AdamSettings { beta1: 0.0, ..AdamSettings::default() }, ..OptimConfig::default() },
-        prior: Some(PriorConfig::NONE),
+        prior: PriorConfig::default(),
         topology: TopologyConfig { check_every: 1, moved_limit: 0.0, moved_share: 0.0 },
         refine: RefineConfig { rounds: 0, ..RefineConfig::default() },
         ..config(8)
@@ -249,7 +249,8 @@ fn the_trainer_takes_the_gradients_of_its_loss() -> Result<()> {
     Ok(())
 }
 
-/// One step with and one without, from the same checkpoint of cells with colours: the gradients differ by what the documentation of the prior says.
+/// One step with and one without, from the same checkpoint of cells with colours: the gradients differ by what the
+/// documentation of the prior says.
 #[test]
 fn the_prior_adds_its_gradient() -> Result<()> {
     let prior = PriorConfig { density: 0.3, smooth_color: 0.2 };
@@ -261,10 +262,10 @@ fn the_prior_adds_its_gradient() -> Result<()> {
     let path = folder.path().join("before.safetensors");
     before.save(&path, Value::Null)?;
     let with = |prior| {
-        let config = TrainConfig { prior: Some(prior), ..before.config().clone() };
+        let config = TrainConfig { prior, ..before.config().clone() };
         Trainer::resume_with(&path, dataset(), config, &Device::Cpu)
     };
-    let (mut plain, mut more) = (with(PriorConfig::NONE)?, with(prior)?);
+    let (mut plain, mut more) = (with(PriorConfig::default())?, with(prior)?);
     let foam = more.foam().deep_clone()?;
     plain.step()?;
     more.step()?;

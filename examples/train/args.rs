@@ -55,7 +55,7 @@ pub struct Args {
     /// How rays are drawn.
     #[arg(long)]
     pub sampling: Option<Sampling>,
-    /// What is behind the scene: white, black or random [default: white for images with alpha, else black].
+    /// What is behind the scene: white, black or random [default: white for images with alpha, else random].
     #[arg(long)]
     pub background: Option<Background>,
     /// Score test views every so many steps [default: eight times in all].

@@ -74,8 +74,8 @@ impl fmt::Display for SettingChange {
 
 /// Why the setting `key` may not change in a run under way; `None` where it may.
 ///
-/// What may: the plan (`steps`, `time_limit`), the rates, the weights of loss and `prior`, when cells are triangulated, removed
-/// and added (`topology`, `refine`), how far rays are followed (`trace`), and of the sampler `batch_size`,
+/// What may: the plan (`steps`, `time_limit`), the rates, the weights of loss and `prior`, when cells are triangulated,
+/// removed and added (`topology`, `refine`), how far rays are followed (`trace`), and of the sampler `batch_size`,
 /// `uniform_fraction`, `decay`, `error_cap`, `importance_exponent`, `importance_ramp_steps`, `on_failure` and `lag`.
 pub fn refusal(key: &str) -> Option<&'static str> {
     let below = |part: &str| key.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));

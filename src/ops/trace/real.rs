@@ -56,9 +56,8 @@ impl Real for f32 {
         /// 1.5 * 2^23: a float of this size has no digits after the point, so that adding it rounds.
         const ROUND: f32 = 12_582_912.0;
         /// ln 2 in two parts, the first of few digits.
-        const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
-        const SERIES: [f32; 6] =
-            [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 5.000_000_1e-1];
+        const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+        const SERIES: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5];
         let x = if optical_depth > ALL { -ALL } else { -optical_depth };
         // x = n ln 2 + r with |r| <= ln 2 / 2, and e^x - 1 = (2^n - 1) + 2^n (e^r - 1).
         let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
