@@ -131,7 +131,7 @@ impl<T: Real> Faces<T> {
     /// ray and the cell behind it. `None` in a cell that is unbounded in that direction.
     ///
     /// Every lane keeps its own nearest face, then the lanes are compared in order, so that this and
-    /// [`exit_avx2`] choose the same face when two are equally near.
+    /// `exit_avx2` choose the same face when two are equally near.
     #[inline(always)]
     pub fn exit(&self, cell: usize, r: [T; 3], d: [T; 3]) -> Option<(T, u32)> {
         let mut nearest = [T::infinity(); LANES];
