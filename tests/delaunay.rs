@@ -384,7 +384,7 @@ fn nearest_cell_takes_odd_arguments() {
     assert_eq!(nearest_cell(&points, &adjacency, points[17], u32::MAX), 17);
     assert_eq!(nearest_cell(&points, &adjacency, [f32::NAN; 3], 5), 5);
     assert_eq!(nearest_cell(&points[..50], &adjacency, points[17], 0), 17);
-    assert_eq!(nearest_cell(&[], &adjacency, [0.0; 3], 0), 0);
+    assert_eq!(nearest_cell::<3>(&[], &adjacency, [0.0; 3], 0), 0);
     assert!(adjacency.neighbors_of(u32::MAX).is_empty());
     assert!(adjacency.neighbors_of(108).is_empty());
 }

@@ -126,9 +126,9 @@ impl Topology {
         moved as f32 / points.len().max(1) as f32
     }
 
-    /// The cell that holds `query`, found by descent from `hint`; `sites` are the points where they are now,
-    /// sentinels included.
-    pub fn cell_at(&self, sites: &[[f32; 3]], query: [f32; 3], hint: u32) -> u32 {
+    /// The cell that holds `query`, found by descent from `hint`; `sites` (`[P, N]`, position in the first three) are
+    /// the points where they are now, sentinels included.
+    pub fn cell_at<const N: usize>(&self, sites: &[[f32; N]], query: [f32; 3], hint: u32) -> u32 {
         let hint = if (hint as usize) < sites.len() { hint } else { 0 };
         nearest_cell(sites, &self.adjacency, query, hint)
     }

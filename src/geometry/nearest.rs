@@ -3,7 +3,8 @@
 use super::adjacency::Adjacency;
 use rayon::prelude::*;
 
-/// The cell that holds `query` (world frame): the index of the nearest of `points` (`[P, 3]`), the lowest of equals.
+/// The cell that holds `query` (world frame): the index of the nearest of `points` (`[P, N]`, position in the first three),
+/// the lowest of equals.
 ///
 /// Goes from `hint` to the nearest neighbour for as long as that is nearer than the present site. With exact adjacency
 /// that ends in the right cell: while another site is nearer, the segment to the query leaves the present cell
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 /// With an `adjacency` of another number of points all points are looked at; a neighbour that is no point is passed
 /// over. A query that is not finite is in the cell of the hint. A hint that is out of range is taken for the last
 /// point; without any point the answer is 0.
-pub fn nearest_cell(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3], hint: u32) -> u32 {
+pub fn nearest_cell<const N: usize>(points: &[[f32; N]], adjacency: &Adjacency, query: [f32; 3], hint: u32) -> u32 {
     if adjacency.num_points() != points.len() || points.is_empty() {
         return nearest_brute(points, query);
     }
@@ -40,7 +41,7 @@ pub fn nearest_cell(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3],
 /// The lowest index among the sites that are as near to `query` as `cell` is. They are connected: their simplices
 /// triangulate a polytope.
 #[cold]
-fn lowest_equal(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3], cell: u32) -> u32 {
+fn lowest_equal<const N: usize>(points: &[[f32; N]], adjacency: &Adjacency, query: [f32; 3], cell: u32) -> u32 {
     let distance = squared_distance(points[cell as usize], query);
     let mut equals = vec![cell];
     let mut next = 0;
@@ -57,7 +58,7 @@ fn lowest_equal(points: &[[f32; 3]], adjacency: &Adjacency, query: [f32; 3], cel
 }
 
 /// The point that `cell` is a copy of, or `cell` itself. A copy is missing from its neighbours' lists.
-fn original_of(points: &[[f32; 3]], adjacency: &Adjacency, cell: u32) -> u32 {
+fn original_of<const N: usize>(points: &[[f32; N]], adjacency: &Adjacency, cell: u32) -> u32 {
     let Some(&neighbor) = adjacency.neighbors_of(cell).first() else {
         return cell;
     };
@@ -65,12 +66,16 @@ fn original_of(points: &[[f32; 3]], adjacency: &Adjacency, cell: u32) -> u32 {
     if around.binary_search(&cell).is_ok() {
         return cell;
     }
-    around.iter().copied().find(|&k| points.get(k as usize) == points.get(cell as usize)).unwrap_or(cell)
+    around.iter().copied().find(|&k| position(points, k) == position(points, cell)).unwrap_or(cell)
 }
 
-/// The index of the nearest of `points` (`[P, 3]`) to `query`, the lowest of equals, by looking at all of them: what
+fn position<const N: usize>(points: &[[f32; N]], cell: u32) -> Option<&[f32]> {
+    points.get(cell as usize).map(|point| &point[..3])
+}
+
+/// The index of the nearest of `points` (`[P, N]`) to `query`, the lowest of equals, by looking at all of them: what
 /// [`nearest_cell`] is tested against, and the way to a first hint. 0 without any point.
-pub fn nearest_brute(points: &[[f32; 3]], query: [f32; 3]) -> u32 {
+pub fn nearest_brute<const N: usize>(points: &[[f32; N]], query: [f32; 3]) -> u32 {
     let mut nearest = (f64::INFINITY, 0);
     for (i, &point) in points.iter().enumerate() {
         let distance = squared_distance(point, query);
@@ -102,7 +107,8 @@ pub fn nearest_neighbor_distances(points: &[[f32; 3]], adjacency: &Adjacency) ->
         .collect()
 }
 
-fn squared_distance(a: [f32; 3], b: [f32; 3]) -> f64 {
+fn squared_distance<const N: usize>(a: [f32; N], b: [f32; 3]) -> f64 {
+    const { assert!(N >= 3, "a position has three coordinates") };
     let square = |k: usize| (f64::from(a[k]) - f64::from(b[k])).powi(2);
     square(0) + square(1) + square(2)
 }

@@ -25,7 +25,8 @@ pub use overrides::{SettingChange, refusal};
 pub use prior::PriorConfig;
 pub use profile::Profile;
 
-use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler};
+use crate::camera::Camera;
+use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler, View};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene, Workspace};
 use crate::rng::{Rng, Stream};
@@ -64,6 +65,9 @@ pub struct Trainer {
     foam: Foam,
     /// Laid out for the present topology.
     faces: Faces<f32>,
+    /// `[V]`: the cell that held the camera of each training view when the cells were triangulated: a hint that a
+    /// resumed training has too, so that it finds the same cells.
+    built_cells: Vec<u32>,
     workspace: Workspace<f32>,
     optimizer: Adam,
     statistics: RefineStatistics,
@@ -139,13 +143,14 @@ impl Trainer {
         });
         let cloud = cloud.as_ref().map(|(points, colors)| (&points[..], colors.as_deref()));
         let cameras: Vec<[f32; 3]> =
-            dataset.train.iter().map(|view| view.camera.world_from_camera.position.map(|x| x as f32)).collect();
+            dataset.train.iter().map(|view| position_f32(&view.camera)).collect();
         let cells = initial_cells(&config.init, dataset.extent as f32, cloud, &cameras, config.seed)?;
         let foam = Foam::new(cells, config.sh_degree, config.density_scale / dataset.extent, device)?;
         let optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         let num_initial_cells = foam.num_cells();
         let mut trainer = Self {
             faces: new_faces(&foam),
+            built_cells: built_cells(&foam, &dataset),
             workspace: Workspace::default(),
             statistics: RefineStatistics::new(num_initial_cells),
             config,
@@ -263,7 +268,7 @@ impl Trainer {
         let due = (self.step + 1).is_multiple_of(topology.check_every);
         let rebuilt = due && self.foam.maintain(topology.moved_limit, topology.moved_share)?;
         if rebuilt {
-            self.faces = new_faces(&self.foam);
+            self.follow_topology();
         }
         lap.end(&mut self.profile.topology);
         self.profile.steps += 1;
@@ -302,8 +307,10 @@ impl Trainer {
             0.0 => None,
             exponent => Some(draw.importance_vec(exponent)),
         };
+        lap.end(&mut self.profile.other);
         let derivative = self.foam.refresh(&mut self.faces)?;
-        let start_cells = self.start_cells(batch)?;
+        lap.end(&mut self.profile.faces);
+        let start_cells = self.start_cells(batch);
         let (quantiles, num_quantiles) = self.quantiles(batch.len());
         let rays = Rays {
             origins: batch.origins.as_flattened(),
@@ -395,6 +402,11 @@ impl Trainer {
         Ok(())
     }
 
+    fn follow_topology(&mut self) {
+        self.faces = new_faces(&self.foam);
+        self.built_cells = built_cells(&self.foam, &self.dataset);
+    }
+
     /// Refines the cells if a round is due; never before every cell has had a chance to be seen.
     fn refine_if_due(&mut self) -> Result<Option<(usize, usize)>> {
         /// Steps to gather statistics over before a round.
@@ -411,30 +423,30 @@ impl Trainer {
         for (name, var) in self.foam.named_vars() {
             self.optimizer.follow(name, var, &map)?;
         }
-        self.faces = new_faces(&self.foam);
+        self.follow_topology();
         self.statistics = RefineStatistics::new(self.foam.num_cells());
         Ok(Some((map.num_pruned, map.is_new.iter().filter(|&&new| new).count())))
     }
 
-    /// The cell that holds each ray's origin: one search per view of the batch.
-    fn start_cells(&self, batch: &Batch) -> Result<Vec<u32>> {
+    /// The cell that holds each ray's origin: one search per view of the batch, from where its camera was when the
+    /// cells were triangulated.
+    fn start_cells(&self, batch: &Batch) -> Vec<u32> {
         let mut views = batch.views.clone();
         views.sort_unstable();
         views.dedup();
-        let sites: Vec<[f32; 3]> = self.faces.sites.iter().map(|&[x, y, z, _]| [x, y, z]).collect();
         let cameras = self.loader.pixels().cameras();
-        let mut cell_of_view = vec![0; cameras.len()];
+        let mut cell_of_view = self.built_cells.clone();
         let found: Vec<u32> = views
             .par_iter()
             .map(|&view| {
-                let position = cameras[view as usize].world_from_camera.position.map(|x| x as f32);
-                self.foam.topology().cell_at(&sites, position, 0)
+                let (camera, hint) = (&cameras[view as usize], self.built_cells[view as usize]);
+                self.foam.topology().cell_at(&self.faces.sites, position_f32(camera), hint)
             })
             .collect();
         for (view, cell) in views.into_iter().zip(found) {
             cell_of_view[view as usize] = cell;
         }
-        Ok(batch.views.iter().map(|&view| cell_of_view[view as usize]).collect())
+        batch.views.iter().map(|&view| cell_of_view[view as usize]).collect()
     }
 
     /// Two random transmittance quantiles a ray, descending, if the loss asks for them.
@@ -469,4 +481,18 @@ fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
 fn new_faces(foam: &Foam) -> Faces<f32> {
     let adjacency = foam.topology().adjacency();
     Faces::new(&adjacency.offsets, &adjacency.neighbors)
+}
+
+fn built_cells(foam: &Foam, dataset: &Dataset) -> Vec<u32> {
+    let topology = foam.topology();
+    let mut hint = 0;
+    let mut cell_of = |view: &View| {
+        hint = topology.cell_at(topology.built_at(), position_f32(&view.camera), hint);
+        hint
+    };
+    dataset.train.iter().map(&mut cell_of).collect()
+}
+
+fn position_f32(camera: &Camera) -> [f32; 3] {
+    camera.world_from_camera.position.map(|x| x as f32)
 }

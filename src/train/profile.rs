@@ -14,6 +14,8 @@ pub struct Profile {
     pub gather: f64,
     /// Waiting for a batch that is prepared on another thread.
     pub wait: f64,
+    /// Moving the faces of all cells to where their points are now.
+    pub faces: f64,
     /// Tracing the rays and taking the loss back.
     pub trace: f64,
     /// Updating the parameters.
@@ -22,17 +24,18 @@ pub struct Profile {
     pub update: f64,
     /// Triangulating, refining, changing the resolution.
     pub topology: f64,
-    /// Checks, statistics, packing the cells.
+    /// Checks, statistics, start cells.
     pub other: f64,
 }
 
 impl Profile {
     /// Each part with its name.
-    pub fn parts(&self) -> [(&'static str, f64); 8] {
+    pub fn parts(&self) -> [(&'static str, f64); 9] {
         [
             ("draw", self.draw),
             ("gather", self.gather),
             ("wait", self.wait),
+            ("faces", self.faces),
             ("trace and backward", self.trace),
             ("optimiser", self.optimizer),
             ("sampler update", self.update),

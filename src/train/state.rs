@@ -1,7 +1,7 @@
 //! Saving a training run and going on with it.
 
 use super::migrate::{FORMAT_VERSION, migrate_header};
-use super::{Adam, Profile, TrainConfig, Trainer, new_faces, require_cpu, training_pixels};
+use super::{Adam, Profile, TrainConfig, Trainer, built_cells, new_faces, require_cpu, training_pixels};
 use crate::camera::Camera;
 use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
@@ -241,6 +241,7 @@ impl Trainer {
         }
         Ok(Self {
             faces: new_faces(&foam),
+            built_cells: built_cells(&foam, &dataset),
             workspace: fused::Workspace::default(),
             config,
             dataset,

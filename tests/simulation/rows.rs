@@ -187,17 +187,19 @@ fn adam_has_the_bits_of_the_cpu() {
                 let (betas, gains) = ([beta1 as f32, beta2 as f32], [(1.0 - beta1) as f32, (1.0 - beta2) as f32]);
                 for (k, launch) in launches(num).enumerate() {
                     let (mut moved, mut next) = (param.clone(), moments.clone());
-                    kernels::adam_moments_f32(
-                        &launch, &grad, num as u64, betas[0], betas[1], gains[0], gains[1], &mut next,
-                    );
-                    kernels::adam_apply_f32(
+                    kernels::adam_step_f32(
                         &launch,
-                        &next,
+                        &grad,
                         &corrected,
                         num as u64,
                         num_rates as u32,
+                        betas[0],
+                        betas[1],
+                        gains[0],
+                        gains[1],
                         second_scale,
                         1e-15,
+                        &mut next,
                         &mut moved,
                     );
                     let what = format!("{num} elements, {num_rates} rates, step {step}, {launch:?}");

@@ -1,69 +1,60 @@
-//! The launches of `cuda/adam.cu`.
+//! The launch of `cuda/adam.cu`.
+
+use std::cell::RefCell;
 
 use candle_core::{
-    CudaStorage, Error, Layout, Result, backend::BackendStorage, bail, cuda_backend::cudarc::driver::PushKernelArg,
+    CpuStorage, CudaStorage, Error, InplaceOp1, Layout, Result, backend::BackendStorage, bail,
+    cuda_backend::cudarc::driver::PushKernelArg,
 };
 
-use super::{AdamSettings, ApplyMoments};
+use super::Step;
 use crate::ops::launch::{self, Operand};
 
-pub(super) fn update_moments(
-    moments: &mut CudaStorage,
-    layout: &Layout,
-    grad: Operand,
-    settings: &AdamSettings,
-) -> Result<()> {
-    launch::check_f32("adam_step", moments)?;
-    let num_elements = grad.1.shape().elem_count();
-    if num_elements == 0 {
-        return Ok(());
-    }
-    let device = moments.device().clone();
-    let grad = launch::view::<f32>("grad", grad)?;
-    let mut moments = launch::view_mut::<f32>("moments", moments, layout)?;
-    if moments.len() != 2 * num_elements {
-        bail!("tensor moments: expected {} elements, found {}", 2 * num_elements, moments.len())
-    }
-
-    let num = num_elements as u64;
-    let (beta1, beta2) = (settings.beta1 as f32, settings.beta2 as f32);
-    let (gain1, gain2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
-    let kernel = launch::kernel(&device, &launch::ADAM, "adam_moments_f32")?;
-    let mut args = kernel.args();
-    args.arg(&grad).arg(&num).arg(&beta1).arg(&beta2).arg(&gain1).arg(&gain2).arg(&mut moments);
-    // SAFETY: the arguments are those of the kernel, which reads `num` gradients and writes as many of each moment,
-    // each from one thread.
-    unsafe { args.launch(launch::threads(num_elements)?) }.map_err(Error::wrap)?;
-    Ok(())
+pub(super) struct OnMoments<'a> {
+    pub step: &'a Step<'a>,
+    pub param: RefCell<(&'a mut CudaStorage, &'a Layout)>,
+    pub grad: Operand<'a>,
 }
 
-pub(super) fn apply_moments(
-    param: &mut CudaStorage,
-    layout: &Layout,
-    moments: Operand,
-    apply: &ApplyMoments,
-) -> Result<()> {
-    launch::check_f32("adam_step", param)?;
-    let num_elements = layout.shape().elem_count();
-    if num_elements == 0 {
-        return Ok(());
+impl InplaceOp1 for OnMoments<'_> {
+    fn name(&self) -> &'static str {
+        "adam-moments"
     }
-    let device = param.device().clone();
-    let moments = launch::view::<f32>("moments", moments)?;
-    if moments.len() != 2 * num_elements {
-        bail!("tensor moments: expected {} elements, found {}", 2 * num_elements, moments.len())
-    }
-    let rates: Vec<f32> = apply.rates.iter().map(|&rate| rate as f32).collect();
-    let rates = device.clone_htod(&rates)?;
-    let mut param = launch::view_mut::<f32>("param", param, layout)?;
 
-    let (num, num_rates) = (num_elements as u64, launch::count_u32("rates", rates.len())?);
-    let (second_scale, eps) = ((1.0 / apply.second_correction) as f32, apply.eps as f32);
-    let kernel = launch::kernel(&device, &launch::ADAM, "adam_apply_f32")?;
-    let mut args = kernel.args();
-    args.arg(&moments).arg(&rates).arg(&num).arg(&num_rates).arg(&second_scale).arg(&eps).arg(&mut param);
-    // SAFETY: the arguments are those of the kernel, which reads `2 * num` moments and `num_rates` rates, and writes
-    // `num` parameters, each from one thread.
-    unsafe { args.launch(launch::threads(num_elements)?) }.map_err(Error::wrap)?;
-    Ok(())
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+        bail!("adam_step: moments: expected the device of the parameter, CUDA, found the CPU")
+    }
+
+    fn cuda_fwd(&self, moments: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        launch::check_f32("adam_step", moments)?;
+        let num_elements = self.grad.1.shape().elem_count();
+        if num_elements == 0 {
+            return Ok(());
+        }
+        let device = moments.device().clone();
+        let grad = launch::view::<f32>("grad", self.grad)?;
+        let mut param = self.param.borrow_mut();
+        let (param, param_layout) = &mut *param;
+        let mut param = launch::view_mut::<f32>("param", param, param_layout)?;
+        let mut moments = launch::view_mut::<f32>("moments", moments, layout)?;
+        if moments.len() != 2 * num_elements {
+            bail!("tensor moments: expected {} elements, found {}", 2 * num_elements, moments.len())
+        }
+
+        let Step { settings, rates, second_scale, .. } = self.step;
+        let rates: Vec<f32> = rates.iter().map(|&rate| rate as f32).collect();
+        let rates = device.clone_htod(&rates)?;
+        let (num, num_rates) = (num_elements as u64, launch::count_u32("rates", rates.len())?);
+        let (beta1, beta2) = (settings.beta1 as f32, settings.beta2 as f32);
+        let (gain1, gain2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);
+        let (second_scale, eps) = (*second_scale as f32, settings.eps as f32);
+        let kernel = launch::kernel(&device, &launch::ADAM, "adam_step_f32")?;
+        let mut args = kernel.args();
+        args.arg(&grad).arg(&rates).arg(&num).arg(&num_rates).arg(&beta1).arg(&beta2).arg(&gain1).arg(&gain2);
+        args.arg(&second_scale).arg(&eps).arg(&mut moments).arg(&mut param);
+        // SAFETY: the arguments are those of the kernel, which reads `num` gradients and `num_rates` rates, and reads
+        // and writes `2 * num` moments and `num` parameters, each from one thread.
+        unsafe { args.launch(launch::threads(num_elements)?) }.map_err(Error::wrap)?;
+        Ok(())
+    }
 }

@@ -14,7 +14,8 @@ mod cpu;
 mod cuda;
 
 use super::{Real, batch};
-use candle_core::{CpuStorage, DType, Error, InplaceOp2, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Error, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use std::cell::RefCell;
 
 /// The constants of Adam.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -125,81 +126,43 @@ pub fn adam_step(
     if count == 0 {
         bail!("adam_step: count: expected at least 1, found 0");
     }
-    moments.inplace_op2(&grad.contiguous()?, &UpdateMoments { settings: settings.clone() })?;
     // The largest exponent is far beyond where either correction has become 1.
     let exponent = count.min(i32::MAX as u64) as i32;
-    let apply = ApplyMoments {
+    let step = Step {
+        moments,
         rates: rates.iter().map(|rate| rate / (1.0 - settings.beta1.powi(exponent))).collect(),
-        second_correction: (1.0 - settings.beta2.powi(exponent)).sqrt(),
-        eps: settings.eps,
+        second_scale: 1.0 / (1.0 - settings.beta2.powi(exponent)).sqrt(),
+        settings,
     };
-    param.inplace_op2(moments, &apply)
+    param.inplace_op2(&grad.contiguous()?, &step)
 }
 
-struct UpdateMoments {
-    settings: AdamSettings,
-}
-
-impl UpdateMoments {
-    fn run<T: Real>(&self, moments: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
-        let grad = batch::view::<T>("grad", grad, l2)?;
-        let moments = view_mut::<T>("moments", moments, l1)?;
-        let (first, second) = moments.split_at_mut(grad.len());
-        cpu::update_moments(first, second, grad, &self.settings);
-        Ok(())
-    }
-}
-
-impl InplaceOp2 for UpdateMoments {
-    fn name(&self) -> &'static str {
-        "adam-moments"
-    }
-
-    fn cpu_fwd(&self, moments: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
-        match moments {
-            CpuStorage::F64(_) => self.run::<f64>(moments, l1, grad, l2),
-            _ => self.run::<f32>(moments, l1, grad, l2),
-        }
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        moments: &mut candle_core::CudaStorage,
-        l1: &Layout,
-        grad: &candle_core::CudaStorage,
-        l2: &Layout,
-    ) -> Result<()> {
-        cuda::update_moments(moments, l1, (grad, l2), &self.settings)
-    }
-}
-
-struct ApplyMoments {
+/// On parameter and gradient. Candle hands out one tensor to be written, so that the moments are asked for from within.
+struct Step<'a> {
+    moments: &'a Tensor,
     /// Divided by the correction of the first moment.
     rates: Vec<f64>,
-    second_correction: f64,
-    eps: f64,
+    /// One by the correction of the second moment's root.
+    second_scale: f64,
+    settings: &'a AdamSettings,
 }
 
-impl ApplyMoments {
-    fn run<T: Real>(&self, param: &mut CpuStorage, l1: &Layout, moments: &CpuStorage, l2: &Layout) -> Result<()> {
-        let param = view_mut::<T>("param", param, l1)?;
-        let (first, second) = batch::view::<T>("moments", moments, l2)?.split_at(param.len());
-        let rates: Vec<T> = self.rates.iter().map(|&rate| T::of(rate)).collect();
-        cpu::apply_moments(param, first, second, &rates, T::of(1.0 / self.second_correction), T::of(self.eps));
-        Ok(())
+impl Step<'_> {
+    fn run<T: Real>(&self, param: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
+        let param = RefCell::new(view_mut::<T>("param", param, l1)?);
+        self.moments.inplace_op1(&OnMoments { step: self, param, grad: batch::view::<T>("grad", grad, l2)? })
     }
 }
 
-impl InplaceOp2 for ApplyMoments {
+impl InplaceOp2 for Step<'_> {
     fn name(&self) -> &'static str {
-        "adam-apply"
+        "adam"
     }
 
-    fn cpu_fwd(&self, param: &mut CpuStorage, l1: &Layout, moments: &CpuStorage, l2: &Layout) -> Result<()> {
+    fn cpu_fwd(&self, param: &mut CpuStorage, l1: &Layout, grad: &CpuStorage, l2: &Layout) -> Result<()> {
         match param {
-            CpuStorage::F64(_) => self.run::<f64>(param, l1, moments, l2),
-            _ => self.run::<f32>(param, l1, moments, l2),
+            CpuStorage::F64(_) => self.run::<f64>(param, l1, grad, l2),
+            _ => self.run::<f32>(param, l1, grad, l2),
         }
     }
 
@@ -208,10 +171,31 @@ impl InplaceOp2 for ApplyMoments {
         &self,
         param: &mut candle_core::CudaStorage,
         l1: &Layout,
-        moments: &candle_core::CudaStorage,
+        grad: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> Result<()> {
-        cuda::apply_moments(param, l1, (moments, l2), self)
+        self.moments.inplace_op1(&cuda::OnMoments { step: self, param: RefCell::new((param, l1)), grad: (grad, l2) })
+    }
+}
+
+struct OnMoments<'a, T> {
+    step: &'a Step<'a>,
+    param: RefCell<&'a mut [T]>,
+    grad: &'a [T],
+}
+
+impl<T: Real> InplaceOp1 for OnMoments<'_, T> {
+    fn name(&self) -> &'static str {
+        "adam-moments"
+    }
+
+    fn cpu_fwd(&self, moments: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (first, second) = view_mut::<T>("moments", moments, layout)?.split_at_mut(self.grad.len());
+        let rates: Vec<T> = self.step.rates.iter().map(|&rate| T::of(rate)).collect();
+        let second_scale = T::of(self.step.second_scale);
+        let step = cpu::Step { rates: &rates, second_scale, settings: self.step.settings };
+        cpu::step(&mut self.param.borrow_mut(), first, second, self.grad, &step);
+        Ok(())
     }
 }
 

@@ -108,12 +108,9 @@ impl<T: Real> Faces<T> {
             for i in cells {
                 let site = sites[i];
                 for block in blocks.by_ref().take((first_blocks[i + 1] - first_blocks[i]) as usize) {
-                    for (lane, &j) in block.neighbors.iter().enumerate() {
-                        let other = sites[j as usize];
-                        for axis in 0..3 {
-                            block.offsets[axis][lane] = other[axis] - site[axis];
-                        }
-                    }
+                    // A whole row before it is written: what is written could else be what is read.
+                    let others = block.neighbors.map(|j| sites[j as usize]);
+                    block.offsets = [0, 1, 2].map(|axis| others.map(|other| other[axis] - site[axis]));
                 }
             }
         });
