@@ -142,8 +142,7 @@ impl Trainer {
             (points, colors)
         });
         let cloud = cloud.as_ref().map(|(points, colors)| (&points[..], colors.as_deref()));
-        let cameras: Vec<[f32; 3]> =
-            dataset.train.iter().map(|view| position_f32(&view.camera)).collect();
+        let cameras: Vec<[f32; 3]> = dataset.train.iter().map(|view| position_f32(&view.camera)).collect();
         let cells = initial_cells(&config.init, dataset.extent as f32, cloud, &cameras, config.seed)?;
         let foam = Foam::new(cells, config.sh_degree, config.density_scale / dataset.extent, device)?;
         let optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
