@@ -4,15 +4,21 @@
 
 pub mod adam;
 mod batch;
+#[cfg(feature = "cuda")]
+mod cuda_foam;
 mod error_map;
 #[cfg(feature = "cuda")]
 mod launch;
 mod order;
 mod pages;
 #[cfg(feature = "cuda")]
+mod patch_rays;
+#[cfg(feature = "cuda")]
 mod pixel_rays;
+pub mod ray_loss;
 mod scatter_ema;
 pub mod trace;
+mod transfer;
 mod weighted_draw;
 mod weighted_gather;
 
@@ -31,4 +37,12 @@ pub use weighted_gather::{weighted_gather, weighted_gather_many};
 pub(crate) use adam::zero_moments;
 #[doc(hidden)]
 pub use trace::fused;
+pub(crate) use transfer::moved;
 pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};
+#[cfg(feature = "cuda")]
+pub(crate) use {
+    cuda_foam::{CudaFoam, CudaPass, CudaStatistics, StepReport},
+    error_map::MapTotals,
+    patch_rays::{CudaPatches, CudaRays},
+    transfer::copied,
+};

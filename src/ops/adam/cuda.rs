@@ -54,7 +54,7 @@ pub(super) fn apply_moments(
         bail!("tensor moments: expected {} elements, found {}", 2 * num_elements, moments.len())
     }
     let rates: Vec<f32> = apply.rates.iter().map(|&rate| rate as f32).collect();
-    let rates = device.clone_htod(&rates)?;
+    let rates = launch::upload(&device, &rates)?;
     let mut param = launch::view_mut::<f32>("param", param, layout)?;
 
     let (num, num_rates) = (num_elements as u64, launch::count_u32("rates", rates.len())?);
