@@ -5,6 +5,11 @@
 
 mod common;
 
+#[path = "common/capture.rs"]
+mod capture;
+#[path = "gpu/training.rs"]
+mod training;
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_radfoam::camera::{Camera, Lens, Pose};
 use candle_radfoam::data::{Image, Pixels, View};
