@@ -85,6 +85,7 @@ impl CudaFoam {
         }
         launch::count_u32("neighbors", neighbors.len())?;
         let device = device.as_cuda_device()?.clone();
+        launch::keep_memory(&device)?;
         let mut foam = Self {
             offsets: launch::upload(&device, offsets)?,
             neighbors: launch::upload(&device, neighbors)?,
@@ -362,6 +363,16 @@ impl StepReport {
             self.has_map = true;
         }
         Ok(())
+    }
+
+    /// Looks at some values of which one is not finite, to see whether the device does.
+    pub fn try_out(mut self, device: &Device) -> Result<()> {
+        let values = Tensor::from_slice(&[0.0, 1.0, f32::NAN, 2.0], 4, device)?;
+        self.look_at(0, &values)?;
+        match self.read()?.non_finite[0] {
+            [1, 2] => Ok(()),
+            found => bail!("expected [1, 2] of a kernel, found {found:?}"),
+        }
     }
 
     /// Waits for the device and reads it.

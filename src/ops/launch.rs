@@ -16,7 +16,7 @@ use candle_core::{
         CudaDType,
         cudarc::driver::{
             CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceRepr, DriverError, LaunchArgs,
-            LaunchConfig, PushKernelArg, ValidAsZeroBits,
+            LaunchConfig, PushKernelArg, ValidAsZeroBits, result, sys::CUmemPool_attribute,
         },
     },
     op::BackpropOp,
@@ -81,6 +81,27 @@ pub(crate) fn upload<T: DeviceRepr + ValidAsZeroBits + 'static>(
 pub(crate) fn read_back<T: DeviceRepr>(device: &CudaDevice, values: &impl DevicePtr<T>) -> Result<Vec<T>> {
     count_read_back::<T>(values.len());
     device.clone_dtoh(values)
+}
+
+/// Lets the driver keep the memory that tensors give back, for those that come: otherwise it is unmapped whenever the
+/// host waits for the device, and mapped anew in the next step. For the whole process; a device without a pool has
+/// nothing to keep.
+pub(crate) fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    let kept = result::device::get(context.ordinal() as i32).and_then(|ordinal| {
+        // SAFETY: the device is one that `get` has returned; the attribute is a number of 64 bits, which is copied.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(ordinal)?;
+            let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+        }
+    });
+    launched(kept)
 }
 
 /// Refuses what has a body on the CPU only.

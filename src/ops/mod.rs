@@ -6,6 +6,7 @@ pub mod adam;
 mod batch;
 #[cfg(feature = "cuda")]
 mod cuda_foam;
+mod device_choice;
 mod error_map;
 #[cfg(feature = "cuda")]
 mod launch;
@@ -23,6 +24,7 @@ mod weighted_draw;
 mod weighted_gather;
 
 pub use adam::{AdamSettings, adam_step};
+pub use device_choice::{DeviceChoice, choose_device};
 #[cfg(feature = "cuda")]
 pub use error_map::{CudaDraws, CudaErrorMap, CudaScatterStats};
 pub use error_map::{ErrorMap, ErrorMapSettings};
