@@ -2,7 +2,7 @@
 
 use super::{Background, Trainer};
 use crate::data::Batch;
-use crate::ops::ray_loss::{Backdrop, RayLoss, RayLossSettings};
+use crate::ops::ray_loss::{Backdrop, RayLoss, RayLossSettings, quantile_pair};
 
 impl From<Background> for Backdrop {
     fn from(background: Background) -> Self {
@@ -30,5 +30,14 @@ impl Trainer {
     /// The loss of the rays of a batch.
     pub(super) fn ray_loss<'a>(&self, batch: &'a Batch, importance: Option<&'a [f32]>) -> RayLoss<'a> {
         RayLoss { settings: self.loss_settings(), rgba: &batch.rgba, importance }
+    }
+
+    /// Two random transmittance quantiles a ray, descending, if the loss asks for them.
+    pub(super) fn quantiles(&self, num_rays: usize) -> (Vec<f32>, usize) {
+        if self.config.loss.quantile_weight == 0.0 {
+            return (Vec::new(), 0);
+        }
+        let pair = |ray: usize| quantile_pair(self.config.seed, self.step, ray);
+        ((0..num_rays).flat_map(pair).collect(), 2)
     }
 }

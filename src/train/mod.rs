@@ -30,7 +30,6 @@ pub use profile::Profile;
 use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene, Workspace};
-use crate::ops::ray_loss::quantile_pair;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use profile::Lap;
@@ -470,15 +469,6 @@ impl Trainer {
             cell_of_view[view as usize] = cell;
         }
         Ok(batch.views.iter().map(|&view| cell_of_view[view as usize]).collect())
-    }
-
-    /// Two random transmittance quantiles a ray, descending, if the loss asks for them.
-    fn quantiles(&self, num_rays: usize) -> (Vec<f32>, usize) {
-        if self.config.loss.quantile_weight == 0.0 {
-            return (Vec::new(), 0);
-        }
-        let pair = |ray: usize| quantile_pair(self.config.seed, self.step, ray);
-        ((0..num_rays).flat_map(pair).collect(), 2)
     }
 }
 
