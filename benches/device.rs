@@ -4,12 +4,17 @@
 use anyhow::{Context, Result};
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use candle_core::{CudaDevice, DType, Device, Tensor, Var};
+use candle_radfoam::data::synthetic::{SyntheticOptions, write_capture};
+use candle_radfoam::data::{LoadOptions, SamplerConfig, load};
+use candle_radfoam::foam::{InitConfig, RefineConfig};
 use candle_radfoam::geometry::{Adjacency, nearest_cell, sentinels};
 use candle_radfoam::ops::{
     AdamSettings, CudaErrorMap, ErrorMap, ErrorMapSettings, TraceInputs, TraceSettings, adam_step, trace_rays,
     weighted_gather,
 };
 use candle_radfoam::rng::{Rng, Stream};
+use candle_radfoam::train::{TrainConfig, Trainer};
+use std::time::Instant;
 
 const WARM_UP: usize = 3;
 const RUNS: usize = 21;
@@ -61,7 +66,43 @@ fn main() -> Result<()> {
     println!("{}: a copy moves {:.0} GB/s\n", cuda.cuda_stream().context().name()?, bench.bandwidth / 1e6);
     println!("| op | ms | MB at least | ms at that bandwidth | share |\n|---|---|---|---|---|");
     sampler(&bench, small)?;
-    trace(&bench, small)
+    trace(&bench, small)?;
+    training(&device, small)
+}
+
+/// Steps of a training on a synthetic capture: where the host's time goes, and what is copied.
+fn training(device: &Device, small: bool) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let options = SyntheticOptions { size: if small { 16 } else { 200 }, ..SyntheticOptions::default() };
+    write_capture(folder.path(), &options, &|_, _| {})?;
+    let dataset = load(folder.path(), &LoadOptions::default())?;
+    let (num_steps, rays, cells) = if small { (25, 500, 300) } else { (300, 1 << 20, 300_000) };
+    let config = TrainConfig {
+        steps: Some(num_steps),
+        init: InitConfig { num_cells: cells, ..InitConfig::default() },
+        refine: RefineConfig { rounds: 0, max_cells: 2 * cells, ..RefineConfig::default() },
+        sampler: SamplerConfig { batch_size: rays, ..SamplerConfig::default() },
+        ..TrainConfig::default()
+    };
+    let mut trainer = Trainer::new(dataset, config, device)?;
+    let (mut entered, mut seconds) = (0, 0.0);
+    while !trainer.is_finished() {
+        let started = Instant::now();
+        let stats = trainer.step()?;
+        // The first steps compile, and fill the pool of memory.
+        if stats.step >= num_steps / 2 {
+            entered += stats.cells_entered;
+            seconds += started.elapsed().as_secs_f64();
+        }
+    }
+    let steps = (num_steps - num_steps / 2) as f64;
+    println!(
+        "\n{rays} rays a step, {cells} cells: {:.3} ms a step, {:.2} G cells a second",
+        1e3 * seconds / steps,
+        1e-9 * entered as f64 / seconds
+    );
+    print!("{}", trainer.profile());
+    Ok(())
 }
 
 /// What a step needs of the sampler, with 1e8 entries and 1e6 draws.

@@ -71,12 +71,17 @@ __device__ __forceinline__ float enter_run(
     return entry;
 }
 
-// Adds the counts of a warp to `total`: updated, first visits, skipped (not finite), negative, capped. Every lane must
-// call it. Sums of integers have no order.
+// Adds the counts of a block to `total`: updated, first visits, skipped (not finite), negative, capped. Every thread
+// must call it. Sums of integers have no order.
 __device__ __forceinline__ void add_counts(Counts counts, u32 *__restrict__ total) {
+    __shared__ u32 of_block[5];
+    if (threadIdx.x < 5) of_block[threadIdx.x] = 0;
+    __syncthreads();
     const u32 sums[5] = {warp_sum(counts.updated), warp_sum(counts.first_visits), warp_sum(counts.skipped),
                          warp_sum(counts.negative), warp_sum(counts.capped)};
     if (threadIdx.x % 32 == 0)
         for (int i = 0; i < 5; i++)
-            if (sums[i]) atomicAdd(&total[i], sums[i]);
+            if (sums[i]) atomicAdd(&of_block[i], sums[i]);
+    __syncthreads();
+    if (threadIdx.x < 5 && of_block[threadIdx.x]) atomicAdd(&total[threadIdx.x], of_block[threadIdx.x]);
 }

@@ -1,6 +1,7 @@
 // The error map and its integer sums; src/ops/error_map/ is the definition. Every kernel here has its bits: the sums
 // are integers, which have no order.
 #include "ema.cuh"
+#include "philox.cuh"
 
 // An entry at the cap has this mass.
 #define FULL_MASS 4194304.0f
@@ -114,7 +115,8 @@ extern "C" __global__ void __launch_bounds__(SCAN_THREADS) error_map_rule(
     double uniform_ratio,   // uniform share to weighted share
     // outputs
     u64 *__restrict__ tiles, // [num_tiles, 2] in place: sums become sums before
-    u64 *__restrict__ rule   // [3]: mass of an unvisited entry, mass that every entry gets on top, total
+    u64 *__restrict__ rule   // [5]: mass of an unvisited entry, mass that every entry gets on top, total; of the map
+                             // the mass of the visited entries, and the number of the others
 ) {
     u64 mass = 0, unvisited = 0;
     __shared__ u64 sums[2];
@@ -144,6 +146,8 @@ extern "C" __global__ void __launch_bounds__(SCAN_THREADS) error_map_rule(
         rule[0] = prior;
         rule[1] = uniform > 0 ? uniform : 1;
         rule[2] = sum + num_entries * rule[1];
+        rule[3] = mass;
+        rule[4] = unvisited;
     }
 }
 
@@ -152,7 +156,7 @@ extern "C" __global__ void error_map_ends(
     // inputs
     const u64 *__restrict__ blocks, // [num_blocks]
     const u64 *__restrict__ tiles,  // [num_tiles, 2]: sums before
-    const u64 *__restrict__ rule,   // [3]
+    const u64 *__restrict__ rule,   // [5]
     u64 num_blocks,
     u64 num_entries,                // N
     // outputs
@@ -167,34 +171,13 @@ extern "C" __global__ void error_map_ends(
     ends[b] = mass + unvisited * rule[0] + entries * rule[1];
 }
 
-#define ROUNDS 10
-
-// The first two words of Philox 4x32-10; src/rng.rs is the definition.
-__device__ __forceinline__ u64 philox_bits64(u64 seed, u32 index, u32 stream, u64 step) {
-    u32 k0 = (u32)seed, k1 = (u32)(seed >> 32);
-    u32 c0 = index, c1 = stream, c2 = (u32)step, c3 = (u32)(step >> 32);
-    for (int round = 0; round < ROUNDS; round++) {
-        const u64 a = (u64)0xD2511F53u * c0, b = (u64)0xCD9E8D57u * c2;
-        c0 = (u32)(b >> 32) ^ c1 ^ k0;
-        c2 = (u32)(a >> 32) ^ c3 ^ k1;
-        c1 = (u32)b;
-        c3 = (u32)a;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return c0 | (u64)c1 << 32;
-}
-
-// The stream of draws.
-#define STREAM_DRAW 0
-
 // One thread a draw: its point, and the block, group and entry in which that lies.
 extern "C" __global__ void error_map_draw_f32(
     // inputs
     const float *__restrict__ values, // [N], padded to whole blocks
     const u32 *__restrict__ groups,   // [N / 16]
     const u64 *__restrict__ ends,     // [num_blocks]
-    const u64 *__restrict__ rule,     // [3]
+    const u64 *__restrict__ rule,     // [5]
     u64 num_blocks,
     float scale,                      // mass of a unit of error
     u64 num_draws,                    // below 2^32
@@ -210,7 +193,7 @@ extern "C" __global__ void error_map_draw_f32(
     const u64 k = global_thread();
     if (k >= num_draws) return;
     const u64 prior = rule[0], uniform = rule[1], total = rule[2];
-    if (!systematic) place = philox_bits64(seed, (u32)k, STREAM_DRAW, step);
+    if (!systematic) place = bits64(philox(seed, (u32)k, STREAM_DRAW, step));
     u64 point = __umul64hi(stratum * k + __umul64hi(place, stratum), total);
 
     // The first block that ends beyond the point.

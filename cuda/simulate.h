@@ -102,6 +102,8 @@ static inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((u
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 static inline unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
+static inline long long __double_as_longlong(double value) { long long bits; memcpy(&bits, &value, 8); return bits; }
+static inline double __longlong_as_double(long long bits) { double value; memcpy(&value, &bits, 8); return value; }
 static inline int __clz(int value) { return value ? __builtin_clz((unsigned)value) : 32; }
 using std::isfinite;
 using std::signbit;

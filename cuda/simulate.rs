@@ -74,7 +74,7 @@ fn run(command: &mut Command, need: &str) -> Result<()> {
 }
 
 /// For each kernel of a file a function with the kernel's name and parameters, after the launch: slices for what is
-/// read (none for a null pointer) and for what is written.
+/// read and for what is written, none for a null pointer.
 fn launchers(source: &str) -> Result<String> {
     let code: String = source.lines().map(|line| line.split("//").next().unwrap_or("").to_string() + "\n").collect();
     let mut functions = String::new();
@@ -101,7 +101,9 @@ fn launchers(source: &str) -> Result<String> {
                 (true, true) => {
                     (format!("*const {scalar}"), format!("impl Pointer<{scalar}>"), format!("{name}.pointer()"))
                 }
-                (true, false) => (format!("*mut {scalar}"), format!("&mut [{scalar}]"), format!("{name}.as_mut_ptr()")),
+                (true, false) => {
+                    (format!("*mut {scalar}"), format!("impl PointerMut<{scalar}>"), format!("{name}.pointer_mut()"))
+                }
                 _ => (scalar.to_string(), scalar.to_string(), name.to_string()),
             };
             raw += &format!("{name}: {in_c}, ");

@@ -15,7 +15,12 @@
 #define NOT_REACHED -1.0f
 
 // What may be wrong with the inputs: for each the first place where it is, 0xffffffff where it is nowhere.
-enum { BAD_OFFSET, BAD_NEIGHBOR, BAD_START, BAD_DENSITY, BAD_POINT, BAD_ORIGIN, BAD_DIRECTION, BAD_LENGTH, BAD_QUANTILE };
+enum {
+    BAD_OFFSET, BAD_NEIGHBOR, BAD_START, BAD_DENSITY, BAD_POINT, BAD_ORIGIN, BAD_DIRECTION, BAD_LENGTH, BAD_QUANTILE,
+    // A cell with a neighbour so far away that the square of the distance is not finite.
+    BAD_DISTANCE
+};
+#define NOWHERE 0xffffffffu
 // How far a direction may be from unit length.
 #define LENGTH_TOLERANCE 1e-3f
 
@@ -39,7 +44,7 @@ extern "C" __global__ void trace_check_f32(
     u64 num_rays,                          // R
     u32 num_quantiles,                     // Q
     // outputs
-    u32 *__restrict__ first                // [9], 0xffffffff before; see above
+    u32 *__restrict__ first                // [10], 0xffffffff before; see above
 ) {
     const u64 i = global_thread();
     if (i <= num_cells) {
@@ -78,16 +83,16 @@ extern "C" __global__ void trace_faces_f32(
     // outputs
     float4 *__restrict__ sites,        // [P]: position, density
     float4 *__restrict__ faces,        // [E]: offset to the neighbour; the neighbour, by its bits
-    u32 *__restrict__ overflow         // [1], 0xffffffff before: the first cell with a neighbour too far away
+    u32 *__restrict__ first            // [10], as the check left it: nothing is written for a faulty adjacency
 ) {
     const u64 i = global_thread();
-    if (i >= num_cells) return;
+    if (i >= num_cells || first[BAD_OFFSET] != NOWHERE || first[BAD_NEIGHBOR] != NOWHERE) return;
     const float x = points[3 * i], y = points[3 * i + 1], z = points[3 * i + 2];
     sites[i] = make_float4(x, y, z, density[i]);
     for (u32 e = offsets[i]; e < offsets[i + 1]; e++) {
         const u64 j = neighbors[e];
         const float nx = points[3 * j] - x, ny = points[3 * j + 1] - y, nz = points[3 * j + 2] - z;
-        if (!isfinite(nx * nx + ny * ny + nz * nz)) atomicMin(overflow, (u32)i);
+        if (!isfinite(nx * nx + ny * ny + nz * nz)) atomicMin(&first[BAD_DISTANCE], (u32)i);
         faces[e] = make_float4(nx, ny, nz, __uint_as_float((u32)j));
     }
 }
@@ -162,7 +167,7 @@ __device__ __forceinline__ float3 color(const float *__restrict__ row, const flo
     return {rgb.x < 0.0f ? 0.0f : rgb.x, rgb.y < 0.0f ? 0.0f : rgb.y, rgb.z < 0.0f ? 0.0f : rgb.z};
 }
 
-extern "C" __global__ void __launch_bounds__(256) trace_forward_f32(
+extern "C" __global__ void __launch_bounds__(256, 3) trace_forward_f32(
     // inputs
     const float4 *__restrict__ sites,      // [P]
     const float4 *__restrict__ faces,      // [E]
@@ -183,7 +188,9 @@ extern "C" __global__ void __launch_bounds__(256) trace_forward_f32(
     float *__restrict__ end_transmittance, // [R]
     float *__restrict__ reached_density,   // [R, Q]: of the cell in which a quantile is reached; 0 where none is
     u32 *__restrict__ cells_entered,       // [R]
-    u64 *__restrict__ contribution         // [P] fixed point, zero before: the sum over rays of the weight of each cell
+    u64 *__restrict__ contribution,        // [P] fixed point, zero before: the sum over rays of the weight of each
+                                           // cell; null: not wanted
+    u32 *__restrict__ max_weights          // [P], zero before: the largest of them, by its bits; null: not wanted
 ) {
     const u64 i = global_thread();
     if (i >= num_rays) return;
@@ -215,7 +222,10 @@ extern "C" __global__ void __launch_bounds__(256) trace_forward_f32(
                     out[PACKED_HEAD + reached] = t + logf(before / q) / density;
                     reached_density[i * num_quantiles + reached] = density;
                 }
-                add_fixed(&contribution[cell], weight, CONTRIBUTION_UNIT);
+                if (contribution) add_fixed(&contribution[cell], weight, CONTRIBUTION_UNIT);
+                // Most weights are below what others left. Bits of positive floats ascend with them.
+                if (max_weights && weight > 0.0f && __ldcg(&max_weights[cell]) < __float_as_uint(weight))
+                    atomicMax(&max_weights[cell], __float_as_uint(weight));
             }
             t = t_exit;
         }

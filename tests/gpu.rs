@@ -5,12 +5,18 @@
 
 mod common;
 
+#[path = "common/capture.rs"]
+mod capture;
+#[path = "gpu/training.rs"]
+mod training;
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_radfoam::camera::{Camera, Lens, Pose};
 use candle_radfoam::data::{Image, Pixels, View};
 use candle_radfoam::ops::{
     AdamSettings, CudaErrorMap, DrawSettings, Duplicates, ErrorMap, ErrorMapSettings, Jitter, ScatterSettings,
-    TraceInputs, TraceSettings, Traced, adam_step, scatter_ema, trace_rays, weighted_gather,
+    TraceInputs, TraceSettings, Traced, adam_step, choose_device, scatter_ema, trace_rays, weighted_draw,
+    weighted_gather,
 };
 use candle_radfoam::rng::{Rng, Stream};
 use common::Scene;
@@ -171,6 +177,43 @@ fn error_map_has_the_bits_of_the_cpu() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn weighted_draw_has_the_bits_of_the_cpu() -> Result<()> {
+    let Some(gpu) = device() else { return Ok(()) };
+    for (case, len) in [1, 300, 70_000].into_iter().enumerate() {
+        let weights = Tensor::new(random(case as u64, len), &Device::Cpu)?;
+        for (uniform_fraction, jitter) in [(0.0, Jitter::Stratified), (0.2, Jitter::Systematic)] {
+            let settings = DrawSettings { uniform_fraction, jitter };
+            for num in [0, 1, 777] {
+                let expected = weighted_draw(&weights, num, settings, 3, 4)?;
+                let found = weighted_draw(&weights.to_device(&gpu)?, num, settings, 3, 4)?;
+                assert_eq!(found.indices.to_vec1::<u32>()?, expected.indices.to_vec1::<u32>()?, "{num} of {len}");
+                assert_same_bits("probability", &found.probability, &expected.probability)?;
+            }
+        }
+    }
+    for (bad, told) in [(&[1f32, -2.0, f32::NAN][..], "found -2 at 1"), (&[0.0, -0.0], "only zeros")] {
+        let error =
+            weighted_draw(&Tensor::new(bad, &gpu)?, 5, 0.0, 3, 4).expect_err("weights that are none").to_string();
+        assert!(error.contains("weights") && error.contains(told), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_gpu_that_works_is_chosen() {
+    let Some(gpu) = device() else { return };
+    for name in [None, Some("cuda"), Some("cuda:0")] {
+        let choice = choose_device(name).expect("the device of the other tests");
+        assert_eq!(choice.device.location(), gpu.location());
+    }
+    assert!(choose_device(Some("cpu")).expect("the CPU").device.is_cpu());
+    for name in ["gpu", "cuda:x", "cuda:7", "cpu:0"] {
+        let error = choose_device(Some(name)).expect_err(name).to_string();
+        assert!(error.contains("device"), "{error}");
+    }
 }
 
 /// Of a pinhole and a lens with distortion, drawn by a map and named one by one.

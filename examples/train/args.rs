@@ -70,9 +70,9 @@ pub struct Args {
     /// Threads [default: one a core].
     #[arg(long)]
     pub threads: Option<usize>,
-    /// cpu, or cuda:N.
-    #[arg(long, default_value = "cpu")]
-    pub device: String,
+    /// cpu, cuda or cuda:N [default: the first GPU if there is one that works, else the CPU].
+    #[arg(long)]
+    pub device: Option<String>,
     /// Settings as a run leaves them in config.toml; flags take precedence.
     #[arg(long)]
     pub config: Option<PathBuf>,

@@ -21,9 +21,10 @@ mod support;
 
 use anyhow::{Context, Result, bail};
 use args::{Args, RunConfig, apply};
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 use candle_radfoam::Error;
 use candle_radfoam::checkpoint::{Checkpoint, Kept};
+use candle_radfoam::ops::{DeviceChoice, choose_device};
 use candle_radfoam::train::{Evaluation, FORMAT_VERSION, StepStats, TrainConfig, Trainer, migrate_header};
 use capture::{bar, check_memory, load, run_folder, synthetic_capture};
 use clap::Parser;
@@ -71,7 +72,7 @@ fn main() -> Result<()> {
         }
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
-    let device = device(&args.device)?;
+    let device = device(args.device.as_deref())?;
     let mut run = match &args.resume {
         Some(folder) => Run::resume(&args, folder, &device)?,
         None => Run::begin(&args, &device)?,
@@ -89,15 +90,15 @@ fn main() -> Result<()> {
     run.finish()
 }
 
-fn device(name: &str) -> Result<Device> {
-    match name.split_once(':') {
-        None if name == "cpu" => Ok(Device::Cpu),
-        Some(("cuda", ordinal)) => {
-            let ordinal = ordinal.parse().with_context(|| format!("--device: expected cuda:N, found {name}"))?;
-            Device::new_cuda(ordinal).with_context(|| format!("--device {name}"))
-        }
-        _ => bail!("--device: expected cpu or cuda:N, found {name}"),
-    }
+/// The device that was asked for, or the best there is; says which and why.
+fn device(name: Option<&str>) -> Result<Device> {
+    let DeviceChoice { device, reason } = choose_device(name)?;
+    let told = match device.location() {
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        _ => "cpu".to_string(),
+    };
+    println!("device: {told} ({reason})");
+    Ok(device)
 }
 
 /// CPU time of this process, user and system, in seconds, where the system tells.

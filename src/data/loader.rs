@@ -1,5 +1,10 @@
 //! Batches for a training loop: drawn, turned into rays with colours, and told how well they were met.
 
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
+pub(crate) use device::DeviceBatch;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,6 +64,8 @@ pub struct Loader {
     next: Next,
     threaded: bool,
     seconds: LoaderSeconds,
+    #[cfg(feature = "cuda")]
+    device: Option<device::OnDevice>,
 }
 
 /// Errors that were reported and are not entered yet.
@@ -177,6 +184,8 @@ impl Loader {
             next: Next::Open,
             threaded: true,
             seconds: LoaderSeconds::default(),
+            #[cfg(feature = "cuda")]
+            device: None,
         }
     }
 
@@ -329,11 +338,16 @@ impl Loader {
     /// Those of [`Sampler::resample_in_use`].
     pub fn set_pixels(&mut self, pixels: Pixels) -> Result<()> {
         self.flush()?;
+        let pixels = Arc::new(pixels);
+        #[cfg(feature = "cuda")]
+        if self.set_pixels_on_device(&pixels)? {
+            return Ok(());
+        }
         if let Next::Ready(prepared) = std::mem::replace(&mut self.next, Next::Open) {
             self.sampler_mut()?.put_back(prepared.draw)?;
         }
         self.sampler_mut()?.resample_in_use(&pixels.shapes(), pixels.in_use())?;
-        self.pixels = Arc::new(pixels);
+        self.pixels = pixels;
         Ok(())
     }
 
@@ -345,15 +359,19 @@ impl Loader {
     /// [`Error::Config`] while a batch is being prepared: flush before. Where Candle cannot make a tensor.
     pub fn state(&self) -> Result<(BTreeMap<String, Tensor>, LoaderHeader)> {
         let (mut tensors, sampler) = self.sampler.state()?;
+        #[cfg(feature = "cuda")]
+        let on_device = self.pending_on_device()?;
+        #[cfg(not(feature = "cuda"))]
+        let on_device: Option<Draw> = None;
         let pending = match &self.next {
-            Next::Open | Next::Failed(_) => None,
             Next::Under(_) => return Err(Error::config("loader", "to be flushed", "a batch being prepared")),
-            Next::Ready(prepared) => {
-                let (draw, header) = prepared.draw.state()?;
-                tensors.extend(draw.into_iter().map(|(name, tensor)| (format!("{PENDING}{name}"), tensor)));
-                Some(header)
-            }
+            Next::Ready(prepared) => Some(&prepared.draw),
+            Next::Open | Next::Failed(_) => on_device.as_ref(),
         };
+        let pending = pending.map(Draw::state).transpose()?.map(|(draw, header)| {
+            tensors.extend(draw.into_iter().map(|(name, tensor)| (format!("{PENDING}{name}"), tensor)));
+            header
+        });
         Ok((tensors, LoaderHeader { sampler, pending }))
     }
 

@@ -34,10 +34,14 @@ pub use cameras::{ListedView, list_views};
 pub use capture::{Format, Recognised, recognise};
 pub use dataset::{Dataset, Skipped, View, load, load_with_progress};
 pub use image::Image;
+#[cfg(feature = "cuda")]
+pub(crate) use loader::DeviceBatch;
 pub use loader::{LoadedBatch, Loader, LoaderHeader, LoaderSeconds};
 pub use normalization::Normalization;
 pub use options::{LoadOptions, Resize, TestViews};
 pub use pixels::{Batch, BatchTensors, Pixels};
+#[cfg(feature = "cuda")]
+pub(crate) use sampler::Told;
 pub use sampler::{
     Draw, DrawHeader, Failure, OnFailure, Sampler, SamplerConfig, SamplerHeader, SamplerStats, Strategy, ViewLayout,
 };

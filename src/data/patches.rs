@@ -332,6 +332,31 @@ impl Patches {
         (grid.pixel_in_patch(patch, at), grid.first_patch + row * grid.columns + column)
     }
 
+    /// A row a view: first pixel, first patch, height, width, rows and columns of patches.
+    #[cfg(feature = "cuda")]
+    pub fn views(&self) -> Vec<[u32; 6]> {
+        let row = |grid: &Grid| {
+            let Grid { height, width, rows, columns, first_pixel, first_patch } = *grid;
+            [first_pixel, first_patch, height, width, rows, columns]
+        };
+        self.grids.iter().map(row).collect()
+    }
+
+    /// Where some pixels are not in use, the rays entry by entry, and where each entry begins (nothing where each is
+    /// one ray).
+    #[cfg(feature = "cuda")]
+    pub fn ray_order(&self) -> Option<(Vec<u32>, &[u32])> {
+        let in_use = self.in_use.as_ref()?;
+        let rays = (0..self.num_rays()).into_par_iter().map(|place| self.ray_in_entry_order(place).0).collect();
+        Some((rays, &in_use.first_rays))
+    }
+
+    /// The number of pixels, those that are not in use included.
+    #[cfg(feature = "cuda")]
+    pub fn num_pixels(&self) -> u32 {
+        self.num_pixels
+    }
+
     /// Carries a map over to views of other sizes: each entry takes the mean of the visited old entries that its
     /// patch overlaps in the image, by the overlapping area; `unvisited` where there are none.
     pub fn resample(&self, old: &Self, values: &[f32], unvisited: f32) -> Vec<f32> {

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 /// The steepness of the softplus that makes a density of a raw density. At 10 a raw density of 1 is a density of 1
 /// and one of -1 is 5e-6 (times the scale); the reference implementation's value.
-const SOFTPLUS_BETA: f64 = 10.0;
+pub(crate) const SOFTPLUS_BETA: f64 = 10.0;
 
 /// How far the sentinels stand, in scene units. The cameras lie in the unit ball.
 const SENTINEL_RADIUS: f32 = 300.0;
@@ -154,6 +154,22 @@ impl Foam {
             points: Var::from_tensor(&self.points.detach())?,
             raw_density: Var::from_tensor(&self.raw_density.detach())?,
             sh: Var::from_tensor(&self.sh.detach())?,
+            density_scale: self.density_scale,
+            topology: self.topology.clone(),
+        })
+    }
+
+    /// As [`Foam::deep_clone`], on `device`.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle, as of a device without memory for it.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let on_device = |var: &Var| -> Result<Var> { Ok(Var::from_tensor(&ops::moved(&var.detach(), device)?)?) };
+        Ok(Self {
+            points: on_device(&self.points)?,
+            raw_density: on_device(&self.raw_density)?,
+            sh: on_device(&self.sh)?,
             density_scale: self.density_scale,
             topology: self.topology.clone(),
         })
@@ -302,8 +318,13 @@ impl Foam {
         Ok(sites)
     }
 
-    /// The activated densities and their derivatives by the raw ones, on the host.
-    pub(crate) fn density_host(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+    /// The activated densities and their derivatives by the raw ones, on the host: the values of [`Foam::density`] to a
+    /// few units in the last place, as the trainer takes them.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn density_host(&self) -> Result<(Vec<f32>, Vec<f32>)> {
         /// Cells that one thread looks at, at a time.
         const CHUNK: usize = 4096;
         let (scale, beta) = (self.density_scale as f32, SOFTPLUS_BETA as f32);
@@ -353,8 +374,11 @@ fn ln_1p_of_share(e: f32) -> f32 {
     2.0 * s * series
 }
 
-/// Gives `read` the values of a contiguous CPU tensor, without a copy.
+/// Gives `read` the values of a contiguous tensor: without a copy on the CPU, read back from a device.
 pub(crate) fn with_values<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> R) -> Result<R> {
+    if tensor.device().is_cuda() {
+        return with_values(&ops::moved(tensor, &Device::Cpu)?, read);
+    }
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(read(&storage.as_slice::<T>()?[start..end])),

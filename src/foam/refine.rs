@@ -2,9 +2,10 @@
 
 use super::topology::squared_distance;
 use super::{Foam, Topology};
+use crate::ops::moved;
 use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use rayon::prelude::*;
 
 /// How cells are removed and added.
@@ -109,7 +110,12 @@ impl RowMap {
     ///
     /// Those of Candle, as for a source that is no row of `values`.
     pub fn apply(&self, values: &Tensor, dim: usize, zero_new: bool) -> Result<Tensor> {
-        let index = Tensor::from_slice(&self.source, self.source.len(), values.device())?;
+        let device = values.device();
+        if !device.is_cpu() {
+            // Rare, and gone through on the host as all of a refinement is.
+            return Ok(moved(&self.apply(&moved(values, &Device::Cpu)?, dim, zero_new)?, device)?);
+        }
+        let index = Tensor::from_slice(&self.source, self.source.len(), device)?;
         let rows = values.contiguous()?.index_select(&index, dim)?;
         if !zero_new {
             return Ok(rows);

@@ -3,25 +3,30 @@
 use super::compact::decoded_sh;
 use super::{Foam, NUM_SENTINELS, Topology};
 use crate::checkpoint::{Checkpoint, in_file};
+use crate::ops::moved;
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor, Var};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Foam {
-    /// Everything of the foam by tensor name, under `foam.`.
+    /// Everything of the foam by tensor name, under `foam.`, on the host.
     ///
     /// # Errors
     ///
     /// Those of Candle.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let (topology, device) = (self.topology(), self.points().device());
+        let (topology, device) = (self.topology(), &Device::Cpu);
+        let copy = |var: &Var| -> Result<Tensor> {
+            // Of variables on the host, which change in place; what is read back from a device is a copy already.
+            Ok(if var.device().is_cpu() { var.copy()? } else { moved(var, device)? })
+        };
         let adjacency = topology.adjacency();
         let built_at = topology.built_at();
         Ok(BTreeMap::from([
-            ("foam.points".into(), self.points().copy()?),
-            ("foam.raw_density".into(), self.raw_density().copy()?),
-            ("foam.sh".into(), self.sh().copy()?),
+            ("foam.points".into(), copy(self.points())?),
+            ("foam.raw_density".into(), copy(self.raw_density())?),
+            ("foam.sh".into(), copy(self.sh())?),
             ("foam.offsets".into(), Tensor::from_slice(&adjacency.offsets, adjacency.offsets.len(), device)?),
             ("foam.neighbors".into(), Tensor::from_slice(&adjacency.neighbors, adjacency.neighbors.len(), device)?),
             ("foam.built_at".into(), Tensor::from_slice(built_at.as_flattened(), (built_at.len(), 3), device)?),

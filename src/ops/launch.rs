@@ -15,14 +15,17 @@ use candle_core::{
     cuda_backend::{
         CudaDType,
         cudarc::driver::{
-            CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, DriverError, LaunchArgs,
-            LaunchConfig, PushKernelArg, ValidAsZeroBits,
+            CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DeviceRepr, DriverError, LaunchArgs,
+            LaunchConfig, PushKernelArg, ValidAsZeroBits, result, sys::CUmemPool_attribute,
         },
     },
     op::BackpropOp,
 };
 
-use super::{batch, order};
+use super::{
+    batch, order,
+    transfer::{count_read_back, count_upload},
+};
 
 /// A compiled file of kernels.
 #[derive(Debug)]
@@ -63,6 +66,42 @@ impl Kernel {
 pub(crate) fn kernel(device: &CudaDevice, module: &Module, name: &str) -> Result<Kernel> {
     let function = device.get_or_load_custom_func(name, module.name, module.ptx)?.into_cuda_function();
     Ok(Kernel { function, stream: device.cuda_stream() })
+}
+
+/// A copy on the device; of one element where there are none, since a GPU has no memory for nothing.
+pub(crate) fn upload<T: DeviceRepr + ValidAsZeroBits + 'static>(
+    device: &CudaDevice,
+    values: &[T],
+) -> Result<CudaSlice<T>> {
+    count_upload::<T>(values.len());
+    if values.is_empty() { zeros(device, 0) } else { device.clone_htod(values) }
+}
+
+/// A copy on the host, for which it waits.
+pub(crate) fn read_back<T: DeviceRepr>(device: &CudaDevice, values: &impl DevicePtr<T>) -> Result<Vec<T>> {
+    count_read_back::<T>(values.len());
+    device.clone_dtoh(values)
+}
+
+/// Lets the driver keep the memory that tensors give back, for those that come: otherwise it is unmapped whenever the
+/// host waits for the device, and mapped anew in the next step. For the whole process; a device without a pool has
+/// nothing to keep.
+pub(crate) fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    let kept = result::device::get(context.ordinal() as i32).and_then(|ordinal| {
+        // SAFETY: the device is one that `get` has returned; the attribute is a number of 64 bits, which is copied.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(ordinal)?;
+            let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+        }
+    });
+    launched(kept)
 }
 
 /// Refuses what has a body on the CPU only.
@@ -138,6 +177,15 @@ pub(crate) fn optional<'a, 'b: 'a, T>(args: &mut LaunchArgs<'a>, view: Option<&'
     };
 }
 
+/// Passes `slice` to be written, or a null pointer where there is none.
+pub(crate) fn optional_mut<'a, 'b: 'a, T>(args: &mut LaunchArgs<'a>, slice: Option<&'b mut CudaSlice<T>>) {
+    const NULL: &u64 = &0;
+    match slice {
+        Some(slice) => args.arg(slice),
+        None => args.arg(NULL),
+    };
+}
+
 /// One thread an element.
 pub(crate) fn threads(num_elements: usize) -> Result<LaunchConfig> {
     grid(num_elements.div_ceil(BLOCK as usize), (BLOCK, 1, 1))
@@ -176,17 +224,17 @@ pub(crate) fn count_u32(name: &str, count: usize) -> Result<u32> {
 /// be written for a batch that is refused.
 pub(crate) fn check_indices(device: &CudaDevice, indices: &CudaView<u32>, num_entries: usize) -> Result<bool> {
     count_u32("tensor indices", indices.len())?;
-    let mut first = device.clone_htod(&[NONE; 2])?;
+    let mut first = upload(device, &[NONE; 2])?;
     let (num_indices, num_entries) = (indices.len() as u64, num_entries as u64);
     let kernel = kernel(device, &INDICES, "check_indices_u32")?;
     let mut args = kernel.args();
     args.arg(indices).arg(&num_indices).arg(&num_entries).arg(&mut first);
     // SAFETY: the arguments are those of the kernel, which reads `num_indices` indices and writes two words.
     unsafe { args.launch(threads(indices.len())?) }.map_err(candle_core::Error::wrap)?;
-    let first = device.clone_dtoh(&first)?;
+    let first = read_back(device, &first)?;
     if first[0] != NONE {
         let at = first[0] as usize;
-        let found = device.clone_dtoh(&indices.slice(at..=at))?;
+        let found = read_back(device, &indices.slice(at..=at))?;
         bail!("tensor indices: expected values below {num_entries}, found {} at {at}", found[0])
     }
     Ok(first[1] == NONE)
@@ -207,9 +255,9 @@ impl<'a> Ascending<'a> {
         if check_indices(device, &indices, num_entries)? {
             return Ok(Self::Given(indices));
         }
-        let host = device.clone_dtoh(&indices)?;
+        let host = read_back(device, &indices)?;
         let (sorted, order) = order::sort(&host);
-        Ok(Self::Sorted(device.clone_htod(&sorted[..])?, device.clone_htod(&order[..])?))
+        Ok(Self::Sorted(upload(device, &sorted)?, upload(device, &order)?))
     }
 
     /// The ascending indices.

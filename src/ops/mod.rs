@@ -4,19 +4,27 @@
 
 pub mod adam;
 mod batch;
+#[cfg(feature = "cuda")]
+mod cuda_foam;
+mod device_choice;
 mod error_map;
 #[cfg(feature = "cuda")]
 mod launch;
 mod order;
 mod pages;
 #[cfg(feature = "cuda")]
+mod patch_rays;
+#[cfg(feature = "cuda")]
 mod pixel_rays;
+pub mod ray_loss;
 mod scatter_ema;
 pub mod trace;
+mod transfer;
 mod weighted_draw;
 mod weighted_gather;
 
 pub use adam::{AdamSettings, adam_step};
+pub use device_choice::{DeviceChoice, choose_device};
 #[cfg(feature = "cuda")]
 pub use error_map::{CudaDraws, CudaErrorMap, CudaScatterStats};
 pub use error_map::{ErrorMap, ErrorMapSettings};
@@ -31,4 +39,12 @@ pub use weighted_gather::{weighted_gather, weighted_gather_many};
 pub(crate) use adam::zero_moments;
 #[doc(hidden)]
 pub use trace::fused;
+pub(crate) use transfer::moved;
 pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};
+#[cfg(feature = "cuda")]
+pub(crate) use {
+    cuda_foam::{CudaFoam, CudaPass, CudaStatistics, StepReport},
+    error_map::MapTotals,
+    patch_rays::{CudaPatches, CudaRays},
+    transfer::copied,
+};

@@ -7,7 +7,7 @@ use candle_core::{
 };
 
 use super::{
-    CudaDraws, batch,
+    CudaDraws, CudaRays, batch,
     launch::{self, launched},
 };
 
@@ -77,10 +77,10 @@ impl CudaPixels {
         }
         let device = device.as_cuda_device()?.clone();
         Ok(Self {
-            offsets: device.clone_htod(offsets)?,
-            widths: device.clone_htod(widths)?,
-            cameras: device.clone_htod(cameras.as_flattened())?,
-            levels: device.clone_htod(levels)?,
+            offsets: launch::upload(&device, offsets)?,
+            widths: launch::upload(&device, widths)?,
+            cameras: launch::upload(&device, cameras.as_flattened())?,
+            levels: launch::upload(&device, levels)?,
             num_pixels,
             num_channels: num_channels as u32,
             device,
@@ -114,6 +114,16 @@ impl CudaPixels {
         }
         let (storage, layout) = indices.storage_and_layout();
         self.launch(&launch::view("indices", launch::operand("indices", &storage, layout)?)?)
+    }
+
+    /// The rays and colours of pixels that were drawn by entries: nothing is read back.
+    pub(crate) fn rays_of(&self, rays: &CudaRays) -> Result<PixelRays> {
+        if rays.num_pixels() != self.num_pixels {
+            bail!("rays: expected those of {} pixels, found {}", self.num_pixels, rays.num_pixels())
+        }
+        launch::check_device("rays", &rays.indices, "the pixels", &self.device)?;
+        let (storage, layout) = rays.indices.storage_and_layout();
+        self.launch(&launch::view("rays", launch::operand("rays", &storage, layout)?)?)
     }
 
     /// The rays and colours of the pixels `indices` (`[B]` u32, on the device). Eight bytes are read back, since an

@@ -4,7 +4,6 @@ use super::{PriorConfig, optim::OptimConfig};
 use crate::data::SamplerConfig;
 use crate::foam::{InitConfig, RefineConfig};
 use crate::ops::TraceSettings;
-use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -83,18 +82,6 @@ pub enum Background {
 }
 
 impl Background {
-    /// The colour behind ray `index` of `step`.
-    pub(crate) fn color(self, seed: u64, step: u64, index: usize) -> [f32; 3] {
-        match self {
-            Self::White => [1.0; 3],
-            Self::Black => [0.0; 3],
-            Self::Random => {
-                let [r, g, b, _] = Rng::new(seed, Stream::Background, step).uniform4(index as u32);
-                [r, g, b]
-            }
-        }
-    }
-
     /// The colour behind test images.
     pub fn evaluation(self) -> [f32; 3] {
         match self {

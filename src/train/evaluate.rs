@@ -5,6 +5,7 @@ use crate::data::View;
 use crate::foam::{Foam, Rendering};
 use crate::ops::TraceSettings;
 use crate::{Error, Result};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 /// The PSNR in dB that a picture without any error counts as: infinity has no mean, and no number in JSON. One
@@ -91,7 +92,9 @@ where
     if views.is_empty() {
         return Err(Error::config("views", "at least one view to evaluate", "none"));
     }
-    let renderer = foam.renderer()?;
+    // Of a foam on a device a copy: it is rendered on the host.
+    let on_host = if foam.points().device().is_cpu() { None } else { Some(foam.to_device(&Device::Cpu)?) };
+    let renderer = on_host.as_ref().unwrap_or(foam).renderer()?;
     let (mut scores, mut skipped) = (Vec::with_capacity(views.len()), Vec::new());
     for (i, view) in views.iter().enumerate() {
         let rendering = renderer.render(&view.camera, background, settings)?;

@@ -62,8 +62,9 @@ impl Trainer {
         for (name, tensor) in self.optimizer.state()?.0 {
             self.require_finite(&format!("optim.{name}"), with_values(&tensor, NonFinite::of::<f32>)?)?;
         }
-        self.require_finite("refine.gradient", NonFinite::of(&self.statistics.gradient))?;
-        self.require_finite("refine.max_weight", NonFinite::of(&self.statistics.max_weight))?;
+        let statistics = self.statistics()?;
+        self.require_finite("refine.gradient", NonFinite::of(&statistics.gradient))?;
+        self.require_finite("refine.max_weight", NonFinite::of(&statistics.max_weight))?;
         match self.sampler().state()?.0.get("error_map") {
             Some(map) => self.require_finite("sampler.error_map", with_values(map, NonFinite::of::<f32>)?),
             None => Ok(()),

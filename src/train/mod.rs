@@ -3,6 +3,8 @@
 //! [`Trainer::step`] computes and returns; it neither prints nor writes. Whoever calls it draws the progress bar.
 
 mod config;
+#[cfg(feature = "cuda")]
+mod device;
 mod evaluate;
 mod finite;
 mod loss;
@@ -29,10 +31,8 @@ use crate::camera::Camera;
 use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler, View};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene, Workspace};
-use crate::rng::{Rng, Stream};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use loss::RayLoss;
 use profile::Lap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,9 @@ pub struct Trainer {
     /// Of the last step.
     metrics: Option<BatchMetrics>,
     profile: Profile,
+    /// Where the trainer is on a device: what the steps need there.
+    #[cfg(feature = "cuda")]
+    device: Option<device::OnDevice>,
 }
 
 /// How well the last batch was explained; for those who read checkpoints.
@@ -121,12 +124,12 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// A setting out of range; a dataset without training views; a device other than the CPU, for which the trainer
-    /// has no kernels yet.
+    /// A setting out of range, or one that a CUDA device has no kernel for; a dataset without training views; a device
+    /// that is neither the CPU nor one of CUDA.
     pub fn new(dataset: Dataset, config: TrainConfig, device: &Device) -> Result<Self> {
         let started = Instant::now();
         config.validate()?;
-        require_cpu(device)?;
+        check_device(device)?;
         let has_cloud = dataset.point_cloud.as_ref().is_some_and(|cloud| !cloud.points.is_empty());
         // So that `config` and checkpoints say what was used.
         let config = config.filled_in(dataset.has_alpha, has_cloud);
@@ -144,7 +147,7 @@ impl Trainer {
         let cloud = cloud.as_ref().map(|(points, colors)| (&points[..], colors.as_deref()));
         let cameras: Vec<[f32; 3]> = dataset.train.iter().map(|view| position_f32(&view.camera)).collect();
         let cells = initial_cells(&config.init, dataset.extent as f32, cloud, &cameras, config.seed)?;
-        let foam = Foam::new(cells, config.sh_degree, config.density_scale / dataset.extent, device)?;
+        let foam = Foam::new(cells, config.sh_degree, config.density_scale / dataset.extent, &Device::Cpu)?;
         let optimizer = Adam::for_named(&foam.named_vars(), config.optim.adam.clone())?;
         let num_initial_cells = foam.num_cells();
         let mut trainer = Self {
@@ -166,7 +169,10 @@ impl Trainer {
             seconds: 0.0,
             metrics: None,
             profile: Profile::default(),
+            #[cfg(feature = "cuda")]
+            device: None,
         };
+        trainer.move_to(device)?;
         trainer.seconds = started.elapsed().as_secs_f64();
         Ok(trainer)
     }
@@ -239,6 +245,10 @@ impl Trainer {
     /// [`Error::NonFinite`] if a parameter, loss or gradient is not finite, before anything is updated from it; the
     /// sampler is then as it was before the step. Those of the parts.
     pub fn step(&mut self) -> Result<StepStats> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return self.step_on_device();
+        }
         let started = Instant::now();
         // A walk takes NaN for empty or for black, so that the loss would not tell.
         self.check_parameters()?;
@@ -263,20 +273,42 @@ impl Trainer {
         self.loader.flush()?;
         lap.skip();
 
+        let rebuilt = self.maintain_if_due()?;
+        lap.end(&mut self.profile.topology);
+        Ok(self.end_step(started, StepStats { rebuilt, ..stats }))
+    }
+
+    /// Follows the points with the cells' adjacency if that is due; whether it changed.
+    fn maintain_if_due(&mut self) -> Result<bool> {
         let topology = &self.config.topology;
         let due = (self.step + 1).is_multiple_of(topology.check_every);
         let rebuilt = due && self.foam.maintain(topology.moved_limit, topology.moved_share)?;
         if rebuilt {
-            self.follow_topology();
+            self.lay_out_cells()?;
         }
-        lap.end(&mut self.profile.topology);
+        Ok(rebuilt)
+    }
+
+    /// Counts a step that is done.
+    fn end_step(&mut self, started: Instant, stats: StepStats) -> StepStats {
         self.profile.steps += 1;
         self.step += 1;
-        self.num_rays += num_rays as u64;
+        self.num_rays += stats.num_rays as u64;
         self.seconds += started.elapsed().as_secs_f64();
         self.progress = self.progress_now();
         self.metrics = Some(BatchMetrics { loss: stats.loss, squared_error: stats.squared_error });
-        Ok(StepStats { rebuilt, ..stats })
+        stats
+    }
+
+    /// Lays out the cells for the present adjacency, where they are traced.
+    fn lay_out_cells(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return self.upload_cells();
+        }
+        self.built_cells = built_cells(&self.foam, &self.dataset);
+        self.faces = new_faces(&self.foam);
+        Ok(())
     }
 
     /// Where the schedules stand after the steps and seconds so far.
@@ -319,7 +351,7 @@ impl Trainer {
             num_quantiles,
         };
         lap.end(&mut self.profile.other);
-        let loss = RayLoss::new(self, batch, importance.as_deref());
+        let loss = self.ray_loss(batch, importance.as_deref());
         let (outputs, mut gradients) = with_values(self.foam.sh(), |sh: &[f32]| {
             let scene = Scene { faces: &self.faces, sh, num_coefficients: self.foam.num_coefficients() };
             let (num_cells, workspace) = (self.foam.num_cells(), &mut self.workspace);
@@ -401,11 +433,6 @@ impl Trainer {
         Ok(())
     }
 
-    fn follow_topology(&mut self) {
-        self.faces = new_faces(&self.foam);
-        self.built_cells = built_cells(&self.foam, &self.dataset);
-    }
-
     /// Refines the cells if a round is due; never before every cell has had a chance to be seen.
     fn refine_if_due(&mut self) -> Result<Option<(usize, usize)>> {
         /// Steps to gather statistics over before a round.
@@ -415,6 +442,9 @@ impl Trainer {
             return Ok(None);
         }
         self.refine_round += 1;
+        #[cfg(feature = "cuda")]
+        self.read_statistics()?;
+        let refine = &self.config.refine;
         let target = refine.target(self.refine_round, self.num_initial_cells);
         // Of another size from here on: not to be kept beside two foams.
         self.workspace = Workspace::default();
@@ -422,8 +452,8 @@ impl Trainer {
         for (name, var) in self.foam.named_vars() {
             self.optimizer.follow(name, var, &map)?;
         }
-        self.follow_topology();
         self.statistics = RefineStatistics::new(self.foam.num_cells());
+        self.lay_out_cells()?;
         Ok(Some((map.num_pruned, map.is_new.iter().filter(|&&new| new).count())))
     }
 
@@ -447,29 +477,22 @@ impl Trainer {
         }
         batch.views.iter().map(|&view| cell_of_view[view as usize]).collect()
     }
-
-    /// Two random transmittance quantiles a ray, descending, if the loss asks for them.
-    fn quantiles(&self, num_rays: usize) -> (Vec<f32>, usize) {
-        /// Keeps quantiles strictly inside (0, 1).
-        const MARGIN: f32 = 1e-3;
-        if self.config.loss.quantile_weight == 0.0 {
-            return (Vec::new(), 0);
-        }
-        let rng = Rng::new(self.config.seed, Stream::Quantile, self.step);
-        let pair = |ray: usize| {
-            let [a, b, ..] = rng.uniform4(ray as u32).map(|u| u.clamp(MARGIN, 1.0 - MARGIN));
-            [a.max(b), a.min(b)]
-        };
-        ((0..num_rays).flat_map(pair).collect(), 2)
-    }
 }
 
 /// Refuses a device that the trainer has no kernels for.
-fn require_cpu(device: &Device) -> Result<()> {
-    if device.is_cpu() {
+fn check_device(device: &Device) -> Result<()> {
+    if device.is_cpu() || device.is_cuda() {
         return Ok(());
     }
-    Err(Error::config("device", "cpu (the trainer has no CUDA kernels yet)", format!("{device:?}")))
+    Err(Error::config("device", "cpu or cuda:N", format!("{:?}", device.location())))
+}
+
+#[cfg(not(feature = "cuda"))]
+impl Trainer {
+    /// Nothing to do: without the feature `cuda` there is no device but the CPU.
+    fn move_to(&mut self, _: &Device) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The training views of a dataset, reduced by `factor`, as a store of pixels.

@@ -33,6 +33,20 @@ pub struct PriorConfig {
 const SMOOTH_EVERY: u64 = 4;
 
 impl PriorConfig {
+    /// The gradient that the prior adds to that of every density.
+    pub(super) fn density_gradient(&self, foam: &Foam) -> f32 {
+        let each = 1.0 / foam.num_cells() as f32;
+        self.density * each / foam.density_scale() as f32
+    }
+
+    /// The weight of a cell's distance from its neighbours in the gradient of `step`; 0 where that is not due.
+    pub(super) fn smooth_gradient(&self, foam: &Foam, step: u64) -> f32 {
+        let each = 1.0 / foam.num_cells() as f32;
+        if step.is_multiple_of(SMOOTH_EVERY) { 2.0 * SMOOTH_EVERY as f32 * self.smooth_color * each } else { 0.0 }
+    }
+}
+
+impl PriorConfig {
     /// Checks every setting.
     ///
     /// # Errors
@@ -53,13 +67,13 @@ impl Trainer {
     /// that of the densities by the raw ones.
     pub(super) fn add_prior(&self, grad_raw: &mut [f32], grad_sh: &mut [f32], derivative: &[f32]) -> Result<()> {
         let prior = &self.config.prior;
-        let each = 1.0 / self.foam.num_cells() as f32;
-        let of_density = prior.density * each / self.foam.density_scale() as f32;
+        let of_density = prior.density_gradient(&self.foam);
         if of_density > 0.0 {
             grad_raw.par_iter_mut().zip(derivative).with_min_len(4096).for_each(|(g, d)| *g += of_density * d);
         }
-        if prior.smooth_color > 0.0 && self.step.is_multiple_of(SMOOTH_EVERY) {
-            add_smoothing(&self.foam, 2.0 * SMOOTH_EVERY as f32 * prior.smooth_color * each, grad_sh)?;
+        let smoothing = prior.smooth_gradient(&self.foam, self.step);
+        if smoothing > 0.0 {
+            add_smoothing(&self.foam, smoothing, grad_sh)?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Instant;
 
-/// Wall time of the parts of all steps so far, in seconds.
+/// Wall time of the parts of all steps so far, in seconds. On a CUDA device it is that of the host, which gives orders
+/// and waits once a step: what it waits for counts as tracing, whatever it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Profile {
     /// Steps counted.
@@ -26,6 +27,10 @@ pub struct Profile {
     pub topology: f64,
     /// Checks, statistics, start cells.
     pub other: f64,
+    /// Bytes copied from the host to a device; not those of setting out, nor of checkpoints.
+    pub bytes_to_device: u64,
+    /// Bytes copied back.
+    pub bytes_to_host: u64,
 }
 
 impl Profile {
@@ -53,6 +58,10 @@ impl fmt::Display for Profile {
             let (each, share) =
                 (1e3 * seconds / self.steps.max(1) as f64, 100.0 * seconds / total.max(f64::MIN_POSITIVE));
             writeln!(f, "{name:<20}{each:9.3} ms a step {share:5.1} %")?;
+        }
+        if self.bytes_to_device > 0 {
+            let [up, down] = [self.bytes_to_device, self.bytes_to_host].map(|bytes| bytes / self.steps.max(1));
+            writeln!(f, "{:<20}{up:9} bytes a step to the device, {down} back", "copied")?;
         }
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! Saving a training run and going on with it.
 
 use super::migrate::{FORMAT_VERSION, migrate_header};
-use super::{Adam, Profile, TrainConfig, Trainer, built_cells, new_faces, require_cpu, training_pixels};
+use super::{Adam, Profile, TrainConfig, Trainer, built_cells, check_device, new_faces, training_pixels};
 use crate::camera::Camera;
 use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
 use crate::foam::{Foam, RefineStatistics};
-use crate::ops::fused;
+use crate::ops::{fused, moved};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -59,12 +60,14 @@ impl Trainer {
     pub fn checkpoint(&self, extra: Value) -> Result<Checkpoint> {
         let mut tensors = self.foam.state()?;
         let (moments, optimizer_count) = self.optimizer.state()?;
-        tensors.extend(moments.into_iter().map(|(name, tensor)| (format!("optim.{name}"), tensor)));
+        for (name, tensor) in moments {
+            tensors.insert(format!("optim.{name}"), moved(&tensor, &Device::Cpu)?);
+        }
         let (sampler, LoaderHeader { sampler: sampler_header, pending }) = self.loader.state()?;
         tensors.extend(sampler.into_iter().map(|(name, tensor)| (format!("sampler.{name}"), tensor)));
-        let device = self.foam.points().device();
-        for (name, values) in [("gradient", &self.statistics.gradient), ("max_weight", &self.statistics.max_weight)] {
-            tensors.insert(format!("refine.{name}"), Tensor::from_slice(values, values.len(), device)?);
+        let statistics = self.statistics()?;
+        for (name, values) in [("gradient", &statistics.gradient), ("max_weight", &statistics.max_weight)] {
+            tensors.insert(format!("refine.{name}"), Tensor::from_slice(values, values.len(), &Device::Cpu)?);
         }
         let progress = Progress {
             step: self.step,
@@ -157,7 +160,17 @@ impl Trainer {
         Ok(Some(Checkpoint { tensors, header }))
     }
 
-    /// Goes on with a saved run: on the CPU, with the bits that the uninterrupted run would have had.
+    /// The statistics for refinement, read back where they are on a device.
+    pub(super) fn statistics(&self) -> Result<Cow<'_, RefineStatistics>> {
+        #[cfg(feature = "cuda")]
+        if let Some(statistics) = self.statistics_on_device()? {
+            return Ok(Cow::Owned(statistics));
+        }
+        Ok(Cow::Borrowed(&self.statistics))
+    }
+
+    /// Goes on with a saved run, with the bits that the uninterrupted run would have had on the same device. A run may
+    /// be begun on one device and gone on with on another.
     ///
     /// `dataset` is the capture that the run was begun with; all settings are those of the checkpoint, which may be of
     /// any version up to [`FORMAT_VERSION`].
@@ -165,7 +178,7 @@ impl Trainer {
     /// # Errors
     ///
     /// A file that is none, of a newer format version, or incomplete; a capture that was normalised differently or has
-    /// other cameras or images of other sizes; a device other than the CPU.
+    /// other cameras or images of other sizes; a device that the trainer has no kernels for.
     pub fn resume(path: impl AsRef<Path>, dataset: Dataset, device: &Device) -> Result<Self> {
         Self::resume_from(path.as_ref(), dataset, None, device)
     }
@@ -182,8 +195,8 @@ impl Trainer {
     }
 
     fn resume_from(path: &Path, dataset: Dataset, asked: Option<TrainConfig>, device: &Device) -> Result<Self> {
-        require_cpu(device)?;
-        let mut checkpoint = Checkpoint::load(path, device)?;
+        check_device(device)?;
+        let mut checkpoint = Checkpoint::load(path, &Device::Cpu)?;
         migrate_header(path, &mut checkpoint.header)?;
         let saved: TrainConfig = checkpoint.field(path, "config")?;
         let changes = asked.as_ref().map_or(Ok(Vec::new()), |asked| saved.changes(asked))?;
@@ -199,6 +212,7 @@ impl Trainer {
         }
         let config = asked.unwrap_or(saved);
         let mut trainer = Self::restore(path, &checkpoint, dataset, config).map_err(|error| in_file(path, error))?;
+        trainer.move_to(device)?;
         if changes.iter().any(|change| matches!(&*change.key, "steps" | "time_limit")) {
             trainer.progress = trainer.progress_now();
         }
@@ -258,6 +272,8 @@ impl Trainer {
             seconds: progress.seconds.unwrap_or(0.0),
             metrics: checkpoint.field(path, "metrics")?,
             profile: Profile::default(),
+            #[cfg(feature = "cuda")]
+            device: None,
         })
     }
 }

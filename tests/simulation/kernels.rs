@@ -55,6 +55,36 @@ impl<T> Pointer<T> for Option<&[T]> {
     }
 }
 
+/// A pointer that a kernel writes to.
+pub trait PointerMut<T> {
+    fn pointer_mut(self) -> *mut T;
+}
+
+impl<T> PointerMut<T> for &mut [T] {
+    fn pointer_mut(self) -> *mut T {
+        self.as_mut_ptr()
+    }
+}
+
+impl<T> PointerMut<T> for &mut Vec<T> {
+    fn pointer_mut(self) -> *mut T {
+        self.as_mut_ptr()
+    }
+}
+
+impl<T, const N: usize> PointerMut<T> for &mut [T; N] {
+    fn pointer_mut(self) -> *mut T {
+        self.as_mut_ptr()
+    }
+}
+
+/// None: null.
+impl<T> PointerMut<T> for Option<&mut [T]> {
+    fn pointer_mut(self) -> *mut T {
+        self.map_or(std::ptr::null_mut(), <[T]>::as_mut_ptr)
+    }
+}
+
 impl Launch {
     fn run(&self, kernel: impl Fn()) {
         unsafe extern "C" {

@@ -7,9 +7,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod kernels;
+mod loss;
+mod patches;
 mod pixel_rays;
 mod rows;
 mod sampler;
+mod step;
 mod trace;
 
 use candle_core::{Device, Tensor, WithDType};

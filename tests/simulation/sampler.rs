@@ -1,6 +1,6 @@
 //! The error map: its sums, its updates, draws from it.
 
-use candle_radfoam::ops::{DrawSettings, ErrorMap, ErrorMapSettings, Jitter};
+use candle_radfoam::ops::{DrawSettings, ErrorMap, ErrorMapSettings, Jitter, weighted_draw};
 use candle_radfoam::rng::{Rng, Stream};
 
 use crate::kernels::{self, Launch, ORDERS, launches};
@@ -36,7 +36,7 @@ impl Device {
         let (num_blocks, num_entries) = (self.blocks.len(), self.len as u64);
         let num_tiles = num_blocks.div_ceil(SCAN_THREADS);
         let scan = |blocks: usize| Launch { grid: [blocks as u32, 1, 1], block: [SCAN_THREADS as u32, 1, 1], order };
-        let (mut tiles, mut rule, mut ends) = (vec![7; 2 * num_tiles], [7; 3], vec![7; num_blocks]);
+        let (mut tiles, mut rule, mut ends) = (vec![7; 2 * num_tiles], [7; 5], vec![7; num_blocks]);
         kernels::error_map_tiles(&scan(num_tiles), &self.blocks, num_blocks as u64, &mut tiles);
         let fraction = settings.uniform_fraction;
         kernels::error_map_rule(
@@ -134,6 +134,103 @@ fn draws_have_the_bits_of_the_cpu() {
     }
 }
 
+/// On a plain vector of weights.
+#[test]
+fn weighted_draws_have_the_bits_of_the_cpu() {
+    let mut failures = Failures::default();
+    for len in [1, 15, 16, 17, 255, 257, 5000, BLOCK * SCAN_THREADS + 300] {
+        let rng = rng(len);
+        let uniform: Vec<f32> = (0..len as u32).map(|k| rng.uniform(k)).collect();
+        let sparse: Vec<f32> = uniform.iter().map(|&u| if u < 0.9 { 0.0 } else { 1e-3 * u }).collect();
+        let wide: Vec<f32> = uniform.iter().map(|&u| (60.0 * u - 50.0).exp()).collect();
+        for (name, weights) in [("even", uniform), ("sparse", sparse), ("wide", wide), ("zeros", vec![-0.0; len])] {
+            for (case, fraction) in [0.0, 0.3, 0.99].into_iter().enumerate() {
+                let jitter = [Jitter::Stratified, Jitter::Systematic][(len + case) % 2];
+                let (num, seed, step) = ([1000, 33, 700][case], 0x0123_4567_89ab_cdef, 3);
+                let settings = DrawSettings { uniform_fraction: fraction, jitter };
+                // Nothing to be in proportion to is refused before anything is drawn.
+                let Ok(expected) = weighted_draw(&tensor(&weights), num, settings, seed, step) else {
+                    assert!(weights.iter().all(|&w| w == 0.0) && fraction == 0.0);
+                    continue;
+                };
+                for order in if len > 5000 { &ORDERS[2..3] } else { &ORDERS[..] } {
+                    let launch = |num: usize| launches(num).nth(2 + (*order as usize).min(2)).unwrap();
+                    let order = *order;
+                    let scan = |blocks: usize| Launch {
+                        grid: [blocks as u32, 1, 1],
+                        block: [SCAN_THREADS as u32, 1, 1],
+                        order,
+                    };
+                    let entries = len as u64;
+                    let mut found = [u32::MAX, 0];
+                    kernels::weighted_draw_check_f32(&launch(len), &weights, entries, &mut found);
+                    let max = weights.iter().fold(0.0f32, |max, &w| max.max(w));
+                    let what = format!("{len} {name}, {settings:?}, order {order}");
+                    failures.equal(format!("{what}: check"), &found, &[u32::MAX, max.to_bits()]);
+                    let bits_of_max = (56 - len.next_power_of_two().ilog2()).min(40);
+                    let scale = if max > 0.0 { 2f64.powi(bits_of_max as i32) / f64::from(max) } else { 0.0 };
+                    let num_blocks = len.div_ceil(BLOCK);
+                    let (num_groups, num_tiles) = (16 * num_blocks, num_blocks.div_ceil(SCAN_THREADS));
+                    let (mut groups, mut blocks) = (vec![7; num_groups], vec![7; num_blocks]);
+                    let (mut tiles, mut rule, mut ends) = (vec![7; num_tiles], [7; 2], vec![7; num_blocks]);
+                    kernels::weighted_draw_sums_f32(
+                        &launch(num_groups),
+                        &weights,
+                        entries,
+                        num_groups as u64,
+                        scale,
+                        &mut groups,
+                        &mut blocks,
+                    );
+                    kernels::weighted_draw_tiles(&scan(num_tiles), &blocks, num_blocks as u64, &mut tiles);
+                    let ratio = fraction / (1.0 - fraction);
+                    kernels::weighted_draw_rule(&scan(1), num_tiles as u64, entries, ratio, &mut tiles, &mut rule);
+                    kernels::weighted_draw_ends(
+                        &scan(num_tiles),
+                        &blocks,
+                        &tiles,
+                        &rule,
+                        num_blocks as u64,
+                        entries,
+                        &mut ends,
+                    );
+                    let start = Rng::new(seed, Stream::Draw, 0).bits64(0);
+                    let place = start.wrapping_add(step.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                    let (mut indices, mut probability) = (vec![u32::MAX; num], vec![f32::NAN; num]);
+                    kernels::weighted_draw_f32(
+                        &launch(num),
+                        &weights,
+                        &groups,
+                        &ends,
+                        &rule,
+                        entries,
+                        num_blocks as u64,
+                        scale,
+                        num as u64,
+                        u64::MAX / num as u64,
+                        u32::from(jitter == Jitter::Systematic),
+                        place,
+                        seed,
+                        step,
+                        &mut indices,
+                        &mut probability,
+                    );
+                    failures.equal(format!("{what}: indices"), &indices, &expected.indices.to_vec1::<u32>().unwrap());
+                    let expected = expected.probability.to_vec1::<f32>().unwrap();
+                    failures.equal(format!("{what}: probability"), &bits(&probability), &bits(&expected));
+                }
+            }
+        }
+        let mut bad = vec![0.5; len];
+        for (at, value) in [(len - 1, -1.0), (len / 2, f32::NAN)] {
+            bad[at] = value;
+            let mut found = [u32::MAX, 0];
+            kernels::weighted_draw_check_f32(&launches(len).nth(4).unwrap(), &bad, len as u64, &mut found);
+            failures.equal(format!("{len}: the first that is none"), &found[..1], &[at as u32]);
+        }
+    }
+}
+
 /// The rule over more tiles than one block scans at a time, as a map of more than 2^28 entries has.
 #[test]
 fn rule_of_many_tiles() {
@@ -159,11 +256,11 @@ fn rule_of_many_tiles() {
         let uniform = (0.25 * sum as f64 / num_entries as f64).ceil() as u64;
         for order in ORDERS {
             let launch = Launch { grid: [1; 3], block: [SCAN_THREADS as u32, 1, 1], order };
-            let (mut tiles, mut rule) = (sums.as_flattened().to_vec(), [0; 3]);
+            let (mut tiles, mut rule) = (sums.as_flattened().to_vec(), [0; 5]);
             kernels::error_map_rule(&launch, num_tiles as u64, num_entries, 0.25, &mut tiles, &mut rule);
             let what = format!("{num_tiles} tiles, order {order}");
             failures.equal(&what, &tiles, &before);
-            failures.equal(&what, &rule, &[prior, uniform, sum + num_entries * uniform]);
+            failures.equal(&what, &rule, &[prior, uniform, sum + num_entries * uniform, mass, unvisited]);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Rays through a foam, forward and backward.
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_radfoam::ops::{TraceInputs, TraceSettings, trace_rays};
+use candle_radfoam::ops::fused::{self, Faces, Rays};
+use candle_radfoam::ops::{RayGradient, TraceInputs, TraceSettings, trace_rays};
 
 use crate::common::{Scene, exact};
 use crate::kernels::{self, Launch, launches};
 use crate::{Failures, bits};
 
 const NONE: u32 = u32::MAX;
+/// Kinds of mistakes that a check tells.
+const NUM_MISTAKES: usize = 10;
 
 /// A scene in f32, and what the kernels make of it.
 struct Foam {
@@ -32,6 +35,7 @@ struct Seen {
     reached_density: Vec<f32>,
     cells_entered: Vec<u32>,
     contribution: Vec<f32>,
+    max_weights: Vec<u32>,
 }
 
 struct Gradients {
@@ -87,7 +91,7 @@ impl Foam {
     fn faces(&self, launch: impl Fn(usize) -> Launch) -> (Vec<[f32; 4]>, Vec<[f32; 4]>) {
         let num = self.num_cells();
         let (mut sites, mut faces) = (vec![[f32::NAN; 4]; num], vec![[f32::NAN; 4]; self.neighbors.len()]);
-        let mut overflow = [NONE];
+        let mut first = [NONE; NUM_MISTAKES];
         kernels::trace_faces_f32(
             &launch(num),
             &self.points,
@@ -97,9 +101,9 @@ impl Foam {
             num as u64,
             &mut sites,
             &mut faces,
-            &mut overflow,
+            &mut first,
         );
-        assert_eq!(overflow, [NONE]);
+        assert_eq!(first, [NONE; NUM_MISTAKES]);
         (sites, faces)
     }
 
@@ -113,8 +117,9 @@ impl Foam {
             reached_density: vec![f32::NAN; num_rays * self.num_quantiles],
             cells_entered: vec![NONE; num_rays],
             contribution: vec![f32::NAN; num_cells],
+            max_weights: vec![0; num_cells],
         };
-        let Seen { packed, end_transmittance, reached_density, cells_entered, contribution } = &mut seen;
+        let Seen { packed, end_transmittance, reached_density, cells_entered, contribution, max_weights } = &mut seen;
         kernels::trace_forward_f32(
             &launch(num_rays),
             &sites,
@@ -135,7 +140,8 @@ impl Foam {
             end_transmittance,
             reached_density,
             cells_entered,
-            &mut sums,
+            Some(&mut sums[..]),
+            Some(&mut max_weights[..]),
         );
         kernels::trace_contribution_f32(&launch(num_cells), &sums, num_cells as u64, contribution);
         seen
@@ -230,6 +236,7 @@ impl Foam {
             reached_density: Vec::new(),
             cells_entered: traced.cells_entered.to_vec1().unwrap(),
             contribution: flat(&traced.contribution),
+            max_weights: Vec::new(),
         };
         (seen, Gradients { points: of(&points), density: of(&density), sh: of(&sh) })
     }
@@ -290,6 +297,32 @@ fn forward_has_the_bits_of_the_cpu() {
                     failures.0.push(format!("{what}: contribution of cell {cell} {found}, expected {expected}"));
                 }
             }
+        }
+    }
+}
+
+/// What the trainer's pass on the CPU keeps of every cell.
+#[test]
+fn largest_weights_have_the_bits_of_the_cpu() {
+    let mut failures = Failures::default();
+    for foam in foams() {
+        let num_cells = foam.num_cells();
+        let mut faces = Faces::new(&foam.offsets, &foam.neighbors);
+        faces.refresh(&foam.points, &foam.density, &[]);
+        let scene = fused::Scene { faces: &faces, sh: &foam.sh, num_coefficients: foam.num_coefficients };
+        let rays = Rays {
+            origins: &foam.origins,
+            directions: &foam.directions,
+            start_cells: &foam.start_cells,
+            quantiles: &foam.quantiles,
+            num_quantiles: foam.num_quantiles,
+        };
+        let none = |_: usize, _: &[f32]| RayGradient { rgb: [0.0; 3], opacity: 0.0, depth: &[], depth_scale: 0.0 };
+        let mut workspace = fused::Workspace::default();
+        let (outputs, _) = fused::forward_backward(&scene, &rays, &foam.settings, num_cells, &mut workspace, none);
+        for order in 0..6 {
+            let seen = foam.forward(|num| launches(num).nth(order).unwrap());
+            failures.equal(format!("{}, order {order}", foam.name), &seen.max_weights, &bits(&outputs.weights));
         }
     }
 }
@@ -392,19 +425,19 @@ fn checks_find_the_first_of_each_mistake() {
         (8, 9, |foam| foam.quantiles[18] = 1.0),
         (8, 9, |foam| foam.quantiles[18] = 0.3),
         (8, 10, |foam| foam.quantiles[20] = f32::NAN),
-        (9, 0, |_| ()),
+        (NUM_MISTAKES, 0, |_| ()),
     ];
     let mut failures = Failures::default();
     for (case, (what, at, break_it)) in breaks.into_iter().enumerate() {
         let mut foam = Foam::new(&Scene::random("", 200, 0, 257, 1), TraceSettings::default());
         break_it(&mut foam);
-        let mut expected = [NONE; 9];
+        let mut expected = [NONE; NUM_MISTAKES];
         if let Some(first) = expected.get_mut(what) {
             *first = at;
         }
         let (num_cells, num_edges, num_rays) = (foam.num_cells(), foam.neighbors.len(), foam.num_rays());
         for launch in launches((num_cells + 1).max(num_edges).max(num_rays)) {
-            let mut first = [NONE; 9];
+            let mut first = [NONE; NUM_MISTAKES];
             kernels::trace_check_f32(
                 &launch,
                 &foam.points,

@@ -8,6 +8,8 @@
 
 mod adaptive;
 mod config;
+#[cfg(feature = "cuda")]
+mod device;
 mod draw;
 mod epoch;
 mod rays;
@@ -20,7 +22,13 @@ pub use draw::{Draw, DrawHeader};
 pub use state::{SamplerHeader, ViewLayout};
 pub use stats::{Failure, SamplerStats};
 
+#[cfg(feature = "cuda")]
+pub(super) use device::DeviceDraw;
+#[cfg(feature = "cuda")]
+pub(crate) use device::Told;
 pub(super) use draw::check_errors;
+
+use std::borrow::Cow;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -55,7 +63,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Sampler {
     header: SamplerHeader,
+    /// None where no map is kept, or it is on a device.
     map: Option<ErrorMap>,
+    #[cfg(feature = "cuda")]
+    device: Option<device::OnDevice>,
 }
 
 impl Sampler {
@@ -91,7 +102,35 @@ impl Sampler {
             max_error: 0.0,
             adaptive: Adaptive::default(),
         };
-        Ok(Self { header, map })
+        Ok(Self::from_parts(header, map))
+    }
+
+    fn from_parts(header: SamplerHeader, map: Option<ErrorMap>) -> Self {
+        Self {
+            header,
+            map,
+            #[cfg(feature = "cuda")]
+            device: None,
+        }
+    }
+
+    /// The map, wherever it is: one that is on a device is read back.
+    fn host_map(&self) -> Result<Option<Cow<'_, ErrorMap>>> {
+        #[cfg(feature = "cuda")]
+        if let Some(on_device) = &self.device {
+            return Ok(on_device.read_map()?.map(Cow::Owned));
+        }
+        Ok(self.map.as_ref().map(Cow::Borrowed))
+    }
+
+    /// The mean error of a visited ray, and the share of entries that were visited; of a map on a device, as of the
+    /// last step.
+    fn map_summary(&self) -> (f64, f64) {
+        #[cfg(feature = "cuda")]
+        if let Some((mean, visited)) = self.device.as_ref().and_then(|on_device| on_device.map_summary()) {
+            return (mean / self.header.patches.mean_share(), visited);
+        }
+        self.map.as_ref().map_or((0.0, 0.0), |map| (self.mean_error(map), map.visited_fraction()))
     }
 
     /// The settings.
@@ -142,13 +181,17 @@ impl Sampler {
     ///
     /// [`Error::Config`] where it is not the last draw of this sampler. Nothing is changed then.
     pub fn put_back(&mut self, draw: Draw) -> Result<()> {
+        self.put_back_header(&draw.header)
+    }
+
+    fn put_back_header(&mut self, draw: &DrawHeader) -> Result<()> {
         let header = &mut self.header;
-        let is_last = draw.header.after == header.counters && draw.header.generation == header.generation;
-        if !is_last || draw.step() < header.next_update {
+        let is_last = draw.after == header.counters && draw.generation == header.generation;
+        if !is_last || draw.before.step < header.next_update {
             let expected = format!("the draw of step {}, not entered yet", header.counters.step.saturating_sub(1));
-            return Err(Error::config("draw", expected, format!("one of step {}", draw.step())));
+            return Err(Error::config("draw", expected, format!("one of step {}", draw.before.step)));
         }
-        header.counters = draw.header.before;
+        header.counters = draw.before;
         Ok(())
     }
 
@@ -186,15 +229,9 @@ impl Sampler {
     /// [`Error::Tensor`] where `errors` has another length or dtype; [`Error::Config`] where the draw is of another
     /// sampler, from before a change of resolution, or older than one already entered. Nothing is updated then.
     pub fn update(&mut self, draw: Draw, errors: &Tensor) -> Result<ScatterStats> {
-        let header = &mut self.header;
         check_errors(errors, draw.len())?;
-        if !(header.next_update..header.counters.step).contains(&draw.step()) {
-            let expected = format!("a draw of steps {}..{}", header.next_update, header.counters.step);
-            return Err(Error::config("draw", expected, format!("one of step {}", draw.step())));
-        }
-        if draw.header.generation != header.generation || draw.header.num_rays != header.patches.num_rays() {
-            return Err(Error::config("draw", "one of the present resolution", "one of another resolution"));
-        }
+        self.check_due(&draw.header)?;
+        let header = &mut self.header;
         let Some(map) = &mut self.map else {
             let skipped_non_finite = errors.to_vec1::<f32>()?.iter().filter(|error| !error.is_finite()).count();
             header.next_update = draw.step() + 1;
@@ -227,6 +264,19 @@ impl Sampler {
         header.negative += stats.negative as u64;
         header.capped += stats.capped as u64;
         Ok(stats)
+    }
+
+    /// Checks that the errors of a draw may be entered now.
+    fn check_due(&self, draw: &DrawHeader) -> Result<()> {
+        let (header, step) = (&self.header, draw.before.step);
+        if !(header.next_update..header.counters.step).contains(&step) {
+            let expected = format!("a draw of steps {}..{}", header.next_update, header.counters.step);
+            return Err(Error::config("draw", expected, format!("one of step {step}")));
+        }
+        if draw.generation != header.generation || draw.num_rays != header.patches.num_rays() {
+            return Err(Error::config("draw", "one of the present resolution", "one of another resolution"));
+        }
+        Ok(())
     }
 
     /// Carries the map over to views of other sizes (the same views, in the same order), all of whose pixels are in
@@ -282,10 +332,10 @@ impl Sampler {
             return Err(Error::config("view", format!("below {}", patches.num_views()), view.to_string()));
         };
         let size = (grid.rows as usize, grid.columns as usize);
-        let Some(map) = &self.map else {
+        let Some(map) = self.host_map()? else {
             return Ok(Tensor::zeros(size, DType::F32, &Device::Cpu)?);
         };
-        let (mean, share) = (self.mean_error(map) as f32, patches.shares());
+        let (mean, share) = (self.mean_error(&map) as f32, patches.shares());
         let error = |entry: u32| {
             let value = map.values()[entry as usize];
             if value.is_sign_negative() { mean } else { share.as_ref().map_or(value, |share| value / share(entry)) }
@@ -297,14 +347,15 @@ impl Sampler {
     /// What it has done so far.
     pub fn stats(&self) -> SamplerStats {
         let SamplerHeader { counters, skipped_non_finite, negative, capped, max_error, .. } = self.header;
+        let (mean_error, visited_fraction) = self.map_summary();
         SamplerStats {
             step: counters.step,
             weighted_share: counters.weighted_steps as f64 / counters.step.max(1) as f64,
             uniform_share: self.uniform_share(),
             effective_sample_size: counters.effective_sample_size,
-            mean_error: self.map.as_ref().map_or(0.0, |map| self.mean_error(map)),
+            mean_error,
             max_error: f64::from(max_error),
-            visited_fraction: self.map.as_ref().map_or(0.0, ErrorMap::visited_fraction),
+            visited_fraction,
             skipped_non_finite,
             negative,
             capped,
@@ -320,7 +371,7 @@ impl Sampler {
 }
 
 /// The errors of a map's entries, without the shares that they are stored with; the sign bit marks unvisited ones.
-fn errors_of<'a>(map: &'a ErrorMap, patches: &Patches) -> std::borrow::Cow<'a, [f32]> {
+fn errors_of<'a>(map: &'a ErrorMap, patches: &Patches) -> Cow<'a, [f32]> {
     match patches.shares() {
         None => map.values().into(),
         Some(share) => {

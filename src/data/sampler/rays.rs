@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// How one batch is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Method {
+pub(super) enum Method {
     Uniform,
     Epoch,
     /// In proportion to the map, with this uniform share.
@@ -30,7 +30,7 @@ struct Chosen {
 
 impl Sampler {
     /// What the strategy asks for at present.
-    fn method(&self) -> Method {
+    pub(super) fn method(&self) -> Method {
         let SamplerHeader { config, counters, adaptive, .. } = &self.header;
         let warm = counters.step >= config.warmup_steps;
         match config.strategy {

@@ -89,7 +89,7 @@ impl Sampler {
     /// Where Candle cannot make the tensor.
     pub fn state(&self) -> Result<(BTreeMap<String, Tensor>, SamplerHeader)> {
         let mut tensors = BTreeMap::new();
-        if let Some(map) = &self.map {
+        if let Some(map) = self.host_map()? {
             tensors.insert(MAP_TENSOR.to_string(), map.to_tensor()?);
         }
         if let Some(in_use) = self.header.patches.in_use() {
@@ -124,7 +124,7 @@ impl Sampler {
             }
         }
         if !header.config.strategy.keeps_map() {
-            return Ok(Self { header, map: None });
+            return Ok(Self::from_parts(header, None));
         }
         let (len, settings) = (header.patches.num_entries(), header.config.map_settings());
         let map = vector(MAP_TENSOR, tensors.get(MAP_TENSOR), len)
@@ -136,7 +136,7 @@ impl Sampler {
             }
             map => map?,
         };
-        Ok(Self { header, map: Some(map) })
+        Ok(Self::from_parts(header, Some(map)))
     }
 }
 

@@ -43,7 +43,7 @@ impl InplaceOp1 for OnMoments<'_> {
 
         let Step { settings, rates, second_scale, .. } = self.step;
         let rates: Vec<f32> = rates.iter().map(|&rate| rate as f32).collect();
-        let rates = device.clone_htod(&rates)?;
+        let rates = launch::upload(&device, &rates)?;
         let (num, num_rates) = (num_elements as u64, launch::count_u32("rates", rates.len())?);
         let (beta1, beta2) = (settings.beta1 as f32, settings.beta2 as f32);
         let (gain1, gain2) = ((1.0 - settings.beta1) as f32, (1.0 - settings.beta2) as f32);

@@ -1,11 +1,16 @@
 //! The error map on a GPU: the launches of `cuda/error_map.cu`.
 
+use std::sync::Arc;
+
 use candle_core::{
     CudaDevice, Device, Result, Tensor, bail,
     cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg},
 };
 
-use super::{ErrorMap, ErrorMapSettings, sums::Leaf};
+use super::{
+    ErrorMap, ErrorMapSettings,
+    sums::{FULL_MASS, Leaf, Totals},
+};
 use crate::ops::{
     batch,
     launch::{self, Ascending, SCAN_THREADS, launched},
@@ -15,6 +20,10 @@ use crate::ops::{
         cpu::{BLOCK, GROUP},
     },
 };
+
+/// Words of the rule of a draw: the mass of an unvisited entry, what every entry gets on top, the total; and of the map
+/// the mass of the visited entries and the number of the others.
+const NUM_RULE_WORDS: usize = 5;
 
 /// An [`ErrorMap`] in a GPU's memory, with the same bits: drawn from and updated there, nothing read back.
 ///
@@ -37,6 +46,8 @@ pub struct CudaDraws {
     draws: Draws,
     /// The number of entries of the map, which the indices are below.
     len: usize,
+    /// What the map summed to when they were drawn: see [`NUM_RULE_WORDS`]. None where nothing was.
+    rule: Option<Arc<CudaSlice<u64>>>,
 }
 
 impl CudaDraws {
@@ -48,6 +59,47 @@ impl CudaDraws {
     /// The number of entries of the map: every index is below it.
     pub fn map_len(&self) -> usize {
         self.len
+    }
+
+    /// Entries, ascending and below `len`, that were drawn otherwise than by a map.
+    pub(crate) fn known(indices: Tensor, probability: Tensor, len: usize) -> Self {
+        Self { draws: Draws { indices, probability }, len, rule: None }
+    }
+
+    /// The words that tell [`MapTotals`], on the device; none where no map was asked.
+    pub(crate) fn totals(&self) -> Option<CudaView<'_, u64>> {
+        self.rule.as_ref().map(|rule| rule.slice(NUM_RULE_WORDS - MapTotals::NUM_WORDS..))
+    }
+}
+
+/// What an error map sums to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct MapTotals {
+    visited_mass: u64,
+    unvisited: u64,
+}
+
+impl MapTotals {
+    pub const NUM_WORDS: usize = 2;
+
+    pub fn from_words([visited_mass, unvisited]: [u64; Self::NUM_WORDS]) -> Self {
+        Self { visited_mass, unvisited }
+    }
+
+    pub fn of(map: &ErrorMap) -> Self {
+        let Totals { visited_mass, unvisited } = map.totals();
+        Self { visited_mass, unvisited }
+    }
+
+    /// See [`ErrorMap::mean`]: of a map of `len` entries with this cap.
+    pub fn mean(self, len: usize, cap: f32) -> f64 {
+        let visited = (len as u64).saturating_sub(self.unvisited).max(1);
+        self.visited_mass as f64 / visited as f64 * f64::from(cap) / f64::from(FULL_MASS)
+    }
+
+    /// See [`ErrorMap::visited_fraction`].
+    pub fn visited_fraction(self, len: usize) -> f64 {
+        1.0 - self.unvisited as f64 / len.max(1) as f64
     }
 }
 
@@ -65,7 +117,7 @@ impl CudaScatterStats {
     ///
     /// Those of the device.
     pub fn read(&self) -> Result<ScatterStats> {
-        Ok(ScatterStats::from_counts(&self.device.clone_dtoh(&self.counts)?))
+        Ok(ScatterStats::from_counts(&launch::read_back(&self.device, &self.counts)?))
     }
 }
 
@@ -77,7 +129,7 @@ impl CudaErrorMap {
     /// Where `device` is not a CUDA device, or refuses.
     pub fn new(map: &ErrorMap, device: &Device) -> Result<Self> {
         let device = device.as_cuda_device()?.clone();
-        let values = device.clone_htod(&map.values[..])?;
+        let values = launch::upload(&device, &map.values[..])?;
         let num_groups = values.len() / GROUP;
         // SAFETY: the kernel below writes all of both before anything reads them.
         let (mut groups, mut blocks) =
@@ -97,7 +149,7 @@ impl CudaErrorMap {
     ///
     /// Those of the device.
     pub fn to_host(&self) -> Result<ErrorMap> {
-        let values = self.device.clone_dtoh(&self.values.slice(..self.len))?;
+        let values = launch::read_back(&self.device, &self.values.slice(..self.len))?;
         ErrorMap::from_values(values, self.settings)
     }
 
@@ -122,13 +174,18 @@ impl CudaErrorMap {
         let device = &self.device;
         if num == 0 {
             let (indices, probability) = (launch::zeros(device, 0)?, launch::zeros(device, 0)?);
-            return Ok(self.drawn(num, indices, probability));
+            return Ok(self.drawn(num, indices, probability, None));
         }
         let num_blocks = self.blocks.len();
         let num_tiles = num_blocks.div_ceil(SCAN_THREADS);
         // SAFETY: the kernels below write all of these before anything reads them.
-        let (mut tiles, mut rule, mut ends) =
-            unsafe { (device.alloc::<u64>(2 * num_tiles)?, device.alloc::<u64>(3)?, device.alloc::<u64>(num_blocks)?) };
+        let (mut tiles, mut rule, mut ends) = unsafe {
+            (
+                device.alloc::<u64>(2 * num_tiles)?,
+                device.alloc::<u64>(NUM_RULE_WORDS)?,
+                device.alloc::<u64>(num_blocks)?,
+            )
+        };
         let (blocks, entries, tiles_u64) = (num_blocks as u64, self.len as u64, num_tiles as u64);
 
         let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_tiles")?;
@@ -141,7 +198,7 @@ impl CudaErrorMap {
         let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_rule")?;
         let mut args = kernel.args();
         args.arg(&tiles_u64).arg(&entries).arg(&uniform_ratio).arg(&mut tiles).arg(&mut rule);
-        // SAFETY: the arguments are those of the kernel, one block, which goes over the tiles and writes three words.
+        // SAFETY: the arguments are those of the kernel, one block, which goes over the tiles and writes five words.
         launched(unsafe { args.launch(launch::scans(1)?) })?;
 
         let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_ends")?;
@@ -164,13 +221,19 @@ impl CudaErrorMap {
         // SAFETY: the arguments are those of the kernel. It looks up blocks, groups and entries of the map, and writes
         // `num` draws, each from one thread.
         launched(unsafe { args.launch(launch::threads(num)?) })?;
-        Ok(self.drawn(num, indices, probability))
+        Ok(self.drawn(num, indices, probability, Some(Arc::new(rule))))
     }
 
-    fn drawn(&self, num: usize, indices: CudaSlice<u32>, probability: CudaSlice<f32>) -> CudaDraws {
+    fn drawn(
+        &self,
+        num: usize,
+        indices: CudaSlice<u32>,
+        probability: CudaSlice<f32>,
+        rule: Option<Arc<CudaSlice<u64>>>,
+    ) -> CudaDraws {
         let indices = launch::tensor(indices, num, &self.device);
         let probability = launch::tensor(probability, num, &self.device);
-        CudaDraws { draws: Draws { indices, probability }, len: self.len }
+        CudaDraws { draws: Draws { indices, probability }, len: self.len, rule }
     }
 
     /// As [`ErrorMap::update`] at the indices that were drawn, which are known to ascend and to lie in the map: nothing

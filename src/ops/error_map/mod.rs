@@ -20,6 +20,8 @@ use super::{
     },
 };
 #[cfg(feature = "cuda")]
+pub(crate) use cuda::MapTotals;
+#[cfg(feature = "cuda")]
 pub use cuda::{CudaDraws, CudaErrorMap, CudaScatterStats};
 use sums::{FULL_MASS, Leaf, MapMasses, Totals, block_mass};
 

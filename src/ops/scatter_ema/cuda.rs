@@ -54,5 +54,5 @@ pub(super) fn scatter_ema(
     // indices that have been checked, each from one thread, and the counts.
     unsafe { args.launch(launch::threads(num_values)?) }.map_err(Error::wrap)?;
 
-    Ok(ScatterStats::from_counts(&device.clone_dtoh(&counts)?))
+    Ok(ScatterStats::from_counts(&launch::read_back(&device, &counts)?))
 }

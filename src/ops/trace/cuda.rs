@@ -7,11 +7,11 @@ use candle_core::{
     cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg},
 };
 
-use super::{TraceRays, cpu::PACKED_HEAD};
+use super::{TraceRays, TraceSettings, cpu::PACKED_HEAD};
 use crate::ops::launch::{self, NONE, Operand, launched};
 
 /// What the inputs may have wrong, in the order in which `trace_check_f32` tells it, and what was expected.
-const MISTAKES: [[&str; 2]; 9] = [
+const MISTAKES: [[&str; 2]; 10] = [
     ["offsets", "ascending from 0 to the number of neighbors"],
     ["neighbors", "below the number of cells"],
     ["start_cells", "below the number of cells"],
@@ -21,33 +21,100 @@ const MISTAKES: [[&str; 2]; 9] = [
     ["directions", "finite values"],
     ["directions", "unit length"],
     ["quantiles", "descending in (0, 1)"],
+    ["points", "neighbours whose squared distance is finite"],
 ];
 
 /// What the forward pass leaves for the backward pass.
 pub(super) struct Saved {
+    cells: Cells,
+    ends: Ends,
+}
+
+/// Cells as a walk reads them.
+#[derive(Debug)]
+pub(crate) struct Cells {
     /// `[P, 4]`.
-    sites: CudaSlice<f32>,
+    pub sites: CudaSlice<f32>,
     /// `[E, 4]`.
-    faces: CudaSlice<f32>,
+    pub faces: CudaSlice<f32>,
+}
+
+/// How rays ended.
+#[derive(Debug)]
+pub(crate) struct Ends {
     /// `[R]`.
     end_transmittance: CudaSlice<f32>,
     /// `[R, Q]`.
     reached_density: CudaSlice<f32>,
 }
 
-/// The settings as the kernels take them.
-struct Numbers {
-    num_cells: u64,
-    num_edges: u64,
-    num_rays: u64,
-    num_coefficients: u32,
-    num_quantiles: u32,
-    transmittance_threshold: f32,
-    density_threshold: f32,
-    grazing_cosine: f32,
+/// What a forward pass gives.
+pub(crate) struct Seen {
+    /// `[R, 4 + Q]`.
+    pub packed: CudaSlice<f32>,
+    /// `[R]`.
+    pub cells_entered: CudaSlice<u32>,
+    pub ends: Ends,
+}
+
+/// The gradients of points, density and SH coefficients.
+pub(crate) struct Gradients {
+    /// `[P, 3]`.
+    pub points: CudaSlice<f32>,
+    /// `[P]`.
+    pub density: CudaSlice<f32>,
+    /// `[P, K, 3]`.
+    pub sh: CudaSlice<f32>,
+}
+
+/// What both passes read, all of it checked.
+pub(crate) struct Walk<'a> {
+    pub cells: &'a Cells,
+    /// `[P + 1]`.
+    pub offsets: &'a CudaView<'a, u32>,
+    /// `[P, K, 3]`; of empty cells it is not read.
+    pub sh: &'a CudaView<'a, f32>,
+    /// `[R, 3]`.
+    pub origins: &'a CudaView<'a, f32>,
+    /// `[R, 3]`.
+    pub directions: &'a CudaView<'a, f32>,
+    /// `[R]`.
+    pub start_cells: &'a CudaView<'a, u32>,
+    /// `[R, Q]`.
+    pub quantiles: Option<&'a CudaView<'a, f32>>,
+    pub numbers: Numbers,
+}
+
+/// Sizes and settings as the kernels take them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbers {
+    pub num_cells: u64,
+    pub num_edges: u64,
+    pub num_rays: u64,
+    pub num_coefficients: u32,
+    pub num_quantiles: u32,
+    pub transmittance_threshold: f32,
+    pub density_threshold: f32,
+    pub grazing_cosine: f32,
+    pub max_cells: u32,
 }
 
 impl Numbers {
+    /// Without any cell or ray yet.
+    pub(crate) fn of(settings: &TraceSettings) -> Self {
+        Self {
+            num_cells: 0,
+            num_edges: 0,
+            num_rays: 0,
+            num_coefficients: 0,
+            num_quantiles: 0,
+            transmittance_threshold: settings.transmittance_threshold as f32,
+            density_threshold: settings.density_threshold as f32,
+            grazing_cosine: settings.grazing_cosine as f32,
+            max_cells: settings.max_cells,
+        }
+    }
+
     fn new(op: &TraceRays) -> Result<Self> {
         let inputs = &op.inputs;
         Ok(Self {
@@ -56,9 +123,7 @@ impl Numbers {
             num_rays: u64::from(launch::count_u32("rays", inputs.start_cells.elem_count())?),
             num_coefficients: op.num_coefficients as u32,
             num_quantiles: launch::count_u32("quantiles", op.num_quantiles)?,
-            transmittance_threshold: op.settings.transmittance_threshold as f32,
-            density_threshold: op.settings.density_threshold as f32,
-            grazing_cosine: op.settings.grazing_cosine as f32,
+            ..Self::of(&op.settings)
         })
     }
 
@@ -115,9 +180,9 @@ pub(super) fn forward(op: &TraceRays, points: Operand, density: Operand, sh: Ope
     let (points, density) = (launch::view::<f32>("points", points)?, launch::view::<f32>("density", density)?);
     let sh = launch::view::<f32>("sh", sh)?;
     with_inputs!(op, |origins, directions, start_cells, quantiles, offsets, neighbors| {
-        let Numbers { num_cells: cells, num_edges, num_rays: rays, num_coefficients, num_quantiles, .. } = numbers;
+        let Numbers { num_cells: cells, num_edges, num_rays: rays, num_quantiles, .. } = numbers;
 
-        let mut first = device.clone_htod(&[NONE; MISTAKES.len()])?;
+        let mut first = launch::upload(&device, &[NONE; MISTAKES.len()])?;
         let kernel = launch::kernel(&device, &launch::TRACE, "trace_check_f32")?;
         let mut args = kernel.args();
         args.arg(&points).arg(&density).arg(&offsets).arg(&neighbors).arg(&origins).arg(&directions).arg(&start_cells);
@@ -125,58 +190,35 @@ pub(super) fn forward(op: &TraceRays, points: Operand, density: Operand, sh: Ope
         args.arg(&cells).arg(&num_edges).arg(&rays).arg(&num_quantiles).arg(&mut first);
         let most = (num_cells + 1).max(num_edges as usize).max(num_rays);
         // SAFETY: the arguments are those of the kernel, which reads arrays of the given sizes, each checked against
-        // the tensors' shapes, and writes nine words.
+        // the tensors' shapes, and writes ten words.
         launched(unsafe { args.launch(launch::threads(most)?) })?;
-        let first = device.clone_dtoh(&first)?;
+
+        // SAFETY: the kernel below writes all of both before anything reads them, or tells a mistake.
+        let mut laid_out =
+            unsafe { Cells { sites: device.alloc(4 * num_cells)?, faces: device.alloc(4 * num_edges as usize)? } };
+        lay_out(&device, &points, &density, &offsets, &neighbors, &mut laid_out, &mut first)?;
+        let first = launch::read_back(&device, &first)?;
         for ([name, expected], at) in MISTAKES.into_iter().zip(first) {
             if at != NONE {
                 bail!("trace_rays: {name}: expected {expected}, found otherwise in row {at}")
             }
         }
 
-        // SAFETY: the kernel below writes all of both before anything reads them.
-        let (mut sites, mut faces) =
-            unsafe { (device.alloc::<f32>(4 * num_cells)?, device.alloc::<f32>(4 * num_edges as usize)?) };
-        let mut overflow = device.clone_htod(&[NONE])?;
-        let kernel = launch::kernel(&device, &launch::TRACE, "trace_faces_f32")?;
-        let mut args = kernel.args();
-        args.arg(&points).arg(&density).arg(&offsets).arg(&neighbors).arg(&cells);
-        args.arg(&mut sites).arg(&mut faces).arg(&mut overflow);
-        // SAFETY: the arguments are those of the kernel. The adjacency has been checked: it reads points of the foam
-        // and writes `num_cells` sites and `num_edges` faces.
-        launched(unsafe { args.launch(launch::threads(num_cells)?) })?;
-        let overflow = device.clone_dtoh(&overflow)?[0];
-        if overflow != NONE {
-            bail!(
-                "trace_rays: points: expected neighbours whose squared distance is finite, found others at cell \
-                 {overflow}"
-            )
-        }
-
-        // SAFETY: the kernels below write all of these before anything reads them.
-        let (mut packed, mut end_transmittance, mut cells_entered, mut reached_density, mut contribution) = unsafe {
-            (
-                device.alloc::<f32>(numbers.num_outputs())?,
-                device.alloc::<f32>(num_rays)?,
-                device.alloc::<u32>(num_rays)?,
-                // One more, so that there is something to point to where there are no quantiles.
-                device.alloc::<f32>(num_rays * op.num_quantiles + 1)?,
-                device.alloc::<f32>(num_cells)?,
-            )
-        };
         let mut sums = device.alloc_zeros::<u64>(num_cells)?;
-        let kernel = launch::kernel(&device, &launch::TRACE, "trace_forward_f32")?;
-        let mut args = kernel.args();
-        args.arg(&sites).arg(&faces).arg(&offsets).arg(&sh).arg(&origins).arg(&directions).arg(&start_cells);
-        launch::optional(&mut args, quantiles.as_ref());
-        args.arg(&rays).arg(&num_coefficients).arg(&num_quantiles).arg(&numbers.transmittance_threshold);
-        args.arg(&numbers.density_threshold).arg(&op.settings.max_cells);
-        args.arg(&mut packed).arg(&mut end_transmittance).arg(&mut reached_density).arg(&mut cells_entered);
-        args.arg(&mut sums);
-        // SAFETY: the arguments are those of the kernel. Cells, faces and rays have been checked; each ray writes its
-        // own outputs, and sums by atomics at cells of the foam.
-        launched(unsafe { args.launch(launch::threads(num_rays)?) })?;
+        let walk = Walk {
+            cells: &laid_out,
+            offsets: &offsets,
+            sh: &sh,
+            origins: &origins,
+            directions: &directions,
+            start_cells: &start_cells,
+            quantiles: quantiles.as_ref(),
+            numbers,
+        };
+        let Seen { packed, cells_entered, ends } = walk.forward(&device, Some(&mut sums), None)?;
 
+        // SAFETY: the kernel below writes all of it before anything reads it.
+        let mut contribution = unsafe { device.alloc::<f32>(num_cells)? };
         let kernel = launch::kernel(&device, &launch::TRACE, "trace_contribution_f32")?;
         let mut args = kernel.args();
         args.arg(&sums).arg(&cells).arg(&mut contribution);
@@ -184,19 +226,140 @@ pub(super) fn forward(op: &TraceRays, points: Operand, density: Operand, sh: Ope
         launched(unsafe { args.launch(launch::threads(num_cells)?) })?;
 
         let side = (launch::tensor(contribution, num_cells, &device), launch::tensor(cells_entered, num_rays, &device));
-        let saved = Saved { sites, faces, end_transmittance, reached_density };
-        if op.side.set(side).is_err() || op.saved.set(saved).is_err() {
+        if op.side.set(side).is_err() || op.saved.set(Saved { cells: laid_out, ends }).is_err() {
             bail!("trace_rays: the forward pass of one call ran twice");
         }
         Ok((CudaStorage::wrap_cuda_slice(packed, device), shape))
     })
 }
 
+/// Lays out cells for a walk. Nothing is written where `first`, the ten words of a check, tells a faulty adjacency; a
+/// neighbour too far away is told there.
+pub(crate) fn lay_out(
+    device: &CudaDevice,
+    points: &CudaView<f32>,
+    density: &CudaView<f32>,
+    offsets: &CudaView<u32>,
+    neighbors: &CudaView<u32>,
+    cells: &mut Cells,
+    first: &mut CudaSlice<u32>,
+) -> Result<()> {
+    let num_cells = density.len();
+    let sizes = [points.len(), offsets.len(), cells.sites.len(), cells.faces.len(), first.len()];
+    if sizes != [3 * num_cells, num_cells + 1, 4 * num_cells, 4 * neighbors.len(), MISTAKES.len()] {
+        bail!("trace: expected arrays for {num_cells} cells and {} neighbours, found {sizes:?}", neighbors.len())
+    }
+    let num = num_cells as u64;
+    let kernel = launch::kernel(device, &launch::TRACE, "trace_faces_f32")?;
+    let mut args = kernel.args();
+    args.arg(points).arg(density).arg(offsets).arg(neighbors).arg(&num);
+    args.arg(&mut cells.sites).arg(&mut cells.faces).arg(first);
+    // SAFETY: the arguments are those of the kernel, of the sizes checked above. With an adjacency that was found sound
+    // it reads points of the foam and writes every site and face.
+    launched(unsafe { args.launch(launch::threads(num_cells)?) })
+}
+
+impl Walk<'_> {
+    /// Walks the rays. `contribution` (`[P]`, zeros, fixed point) takes the sum over the rays of the weight of each
+    /// cell, `max_weights` (`[P]`, zeros) the bits of the largest.
+    pub(crate) fn forward(
+        &self,
+        device: &CudaDevice,
+        contribution: Option<&mut CudaSlice<u64>>,
+        max_weights: Option<&mut CudaSlice<u32>>,
+    ) -> Result<Seen> {
+        let Self { cells, offsets, sh, origins, directions, start_cells, quantiles, numbers } = self;
+        let num_rays = numbers.num_rays as usize;
+        // SAFETY: the kernel below writes all of these before anything reads them.
+        let (mut packed, mut end_transmittance, mut cells_entered, mut reached_density) = unsafe {
+            (
+                device.alloc::<f32>(numbers.num_outputs())?,
+                device.alloc::<f32>(num_rays)?,
+                device.alloc::<u32>(num_rays)?,
+                // One more, so that there is something to point to where there are no quantiles.
+                device.alloc::<f32>(num_rays * numbers.num_quantiles as usize + 1)?,
+            )
+        };
+        let kernel = launch::kernel(device, &launch::TRACE, "trace_forward_f32")?;
+        let mut args = kernel.args();
+        args.arg(&cells.sites).arg(&cells.faces).arg(*offsets).arg(*sh).arg(*origins).arg(*directions);
+        args.arg(*start_cells);
+        launch::optional(&mut args, *quantiles);
+        args.arg(&numbers.num_rays).arg(&numbers.num_coefficients).arg(&numbers.num_quantiles);
+        args.arg(&numbers.transmittance_threshold).arg(&numbers.density_threshold).arg(&numbers.max_cells);
+        args.arg(&mut packed).arg(&mut end_transmittance).arg(&mut reached_density).arg(&mut cells_entered);
+        launch::optional_mut(&mut args, contribution);
+        launch::optional_mut(&mut args, max_weights);
+        // SAFETY: the arguments are those of the kernel. Cells, faces and rays have been checked; each ray writes its
+        // own outputs, and sums by atomics at cells of the foam.
+        launched(unsafe { args.launch(launch::threads(num_rays)?) })?;
+        Ok(Seen { packed, cells_entered, ends: Ends { end_transmittance, reached_density } })
+    }
+
+    /// Takes the gradient `grad` of the outputs `packed` back to the first `num_rows` cells.
+    pub(crate) fn backward(
+        &self,
+        device: &CudaDevice,
+        packed: &CudaView<f32>,
+        ends: &Ends,
+        grad: &CudaView<f32>,
+        num_rows: usize,
+    ) -> Result<Gradients> {
+        let Self { cells, offsets, sh, origins, directions, start_cells, quantiles, numbers } = self;
+        let (num_cells, num_rays) = (numbers.num_cells as usize, numbers.num_rays as usize);
+        let width = 3 * numbers.num_coefficients as usize;
+        let num_outputs = grad.len() as u64;
+        let mut largest = device.alloc_zeros::<u32>(1)?;
+        let kernel = launch::kernel(device, &launch::TRACE, "trace_largest_f32")?;
+        let mut args = kernel.args();
+        args.arg(grad).arg(&num_outputs).arg(&mut largest);
+        // SAFETY: the arguments are those of the kernel, which reads `num_outputs` gradients and writes one word.
+        launched(unsafe { args.launch(launch::threads(grad.len())?) })?;
+
+        let mut point_sums = device.alloc_zeros::<u64>(6 * num_cells)?;
+        let mut density_sums = device.alloc_zeros::<u64>(2 * num_cells)?;
+        let mut sh_sums = device.alloc_zeros::<u64>(width * num_cells)?;
+        let mut flags = device.alloc_zeros::<u32>(num_cells)?;
+        let kernel = launch::kernel(device, &launch::TRACE, "trace_backward_f32")?;
+        let mut args = kernel.args();
+        args.arg(&cells.sites).arg(&cells.faces).arg(*offsets).arg(*sh).arg(*origins).arg(*directions);
+        args.arg(*start_cells);
+        launch::optional(&mut args, *quantiles);
+        args.arg(&numbers.num_rays).arg(&numbers.num_coefficients).arg(&numbers.num_quantiles);
+        args.arg(&numbers.transmittance_threshold).arg(&numbers.density_threshold).arg(&numbers.grazing_cosine);
+        args.arg(&numbers.max_cells);
+        args.arg(packed).arg(&ends.end_transmittance).arg(&ends.reached_density).arg(grad).arg(&largest);
+        args.arg(&mut point_sums).arg(&mut density_sums).arg(&mut sh_sums).arg(&mut flags);
+        // SAFETY: the arguments are those of the kernel, which reads what the forward pass checked and wrote, and sums
+        // by atomics at cells of the foam.
+        launched(unsafe { args.launch(launch::threads(num_rays)?) })?;
+
+        // SAFETY: the kernel below writes all of these before anything reads them.
+        let mut gradients = unsafe {
+            Gradients {
+                points: device.alloc(3 * num_rows)?,
+                density: device.alloc(num_rows)?,
+                sh: device.alloc(width * num_rows)?,
+            }
+        };
+        let num = num_rows as u64;
+        let kernel = launch::kernel(device, &launch::TRACE, "trace_gradients_f32")?;
+        let mut args = kernel.args();
+        args.arg(&point_sums).arg(&density_sums).arg(&sh_sums).arg(&flags).arg(&largest);
+        args.arg(&num).arg(&numbers.num_rays).arg(&numbers.num_coefficients);
+        args.arg(&mut gradients.points).arg(&mut gradients.density).arg(&mut gradients.sh);
+        // SAFETY: the arguments are those of the kernel, which reads the sums of `num_rows` cells and writes as many
+        // gradients.
+        launched(unsafe { args.launch(launch::threads(num_rows)?) })?;
+        Ok(gradients)
+    }
+}
+
 /// The gradients with respect to points, density and SH coefficients.
 pub(super) fn backward(op: &TraceRays, sh: &Tensor, packed: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
     let device: CudaDevice = sh.device().as_cuda_device()?.clone();
     let numbers = Numbers::new(op)?;
-    let (num_rays, num_cells) = (numbers.num_rays as usize, numbers.num_cells as usize);
+    let num_cells = numbers.num_cells as usize;
     let num_sh = sh.elem_count();
     let sh_shape = sh.shape().clone();
     let Some(saved) = op.saved.get() else {
@@ -213,48 +376,21 @@ pub(super) fn backward(op: &TraceRays, sh: &Tensor, packed: &Tensor, grad: &Tens
     let packed = launch::view::<f32>("packed", launch::operand("packed", &packed.0, packed.1)?)?;
     let grad = launch::view::<f32>("grad", launch::operand("grad", &grad.0, grad.1)?)?;
     with_inputs!(op, |origins, directions, start_cells, quantiles, offsets, _neighbors| {
-        let Numbers { num_cells: cells, num_rays: rays, num_coefficients, num_quantiles, .. } = numbers;
-        let num_outputs = grad.len() as u64;
-        let mut largest = device.alloc_zeros::<u32>(1)?;
-        let kernel = launch::kernel(&device, &launch::TRACE, "trace_largest_f32")?;
-        let mut args = kernel.args();
-        args.arg(&grad).arg(&num_outputs).arg(&mut largest);
-        // SAFETY: the arguments are those of the kernel, which reads `num_outputs` gradients and writes one word.
-        launched(unsafe { args.launch(launch::threads(grad.len())?) })?;
-
-        let mut point_sums = device.alloc_zeros::<u64>(6 * num_cells)?;
-        let mut density_sums = device.alloc_zeros::<u64>(2 * num_cells)?;
-        let mut sh_sums = device.alloc_zeros::<u64>(num_sh)?;
-        let mut flags = device.alloc_zeros::<u32>(num_cells)?;
-        let Saved { sites, faces, end_transmittance, reached_density } = saved;
-        let kernel = launch::kernel(&device, &launch::TRACE, "trace_backward_f32")?;
-        let mut args = kernel.args();
-        args.arg(sites).arg(faces).arg(&offsets).arg(&sh).arg(&origins).arg(&directions).arg(&start_cells);
-        launch::optional(&mut args, quantiles.as_ref());
-        args.arg(&rays).arg(&num_coefficients).arg(&num_quantiles).arg(&numbers.transmittance_threshold);
-        args.arg(&numbers.density_threshold).arg(&numbers.grazing_cosine).arg(&op.settings.max_cells);
-        args.arg(&packed).arg(end_transmittance).arg(reached_density).arg(&grad).arg(&largest);
-        args.arg(&mut point_sums).arg(&mut density_sums).arg(&mut sh_sums).arg(&mut flags);
-        // SAFETY: the arguments are those of the kernel, which reads what the forward pass checked and wrote, and sums
-        // by atomics at cells of the foam.
-        launched(unsafe { args.launch(launch::threads(num_rays)?) })?;
-
-        // SAFETY: the kernel below writes all of these before anything reads them.
-        let (mut grad_points, mut grad_density, mut grad_sh) = unsafe {
-            (device.alloc::<f32>(3 * num_cells)?, device.alloc::<f32>(num_cells)?, device.alloc::<f32>(num_sh)?)
+        let walk = Walk {
+            cells: &saved.cells,
+            offsets: &offsets,
+            sh: &sh,
+            origins: &origins,
+            directions: &directions,
+            start_cells: &start_cells,
+            quantiles: quantiles.as_ref(),
+            numbers,
         };
-        let kernel = launch::kernel(&device, &launch::TRACE, "trace_gradients_f32")?;
-        let mut args = kernel.args();
-        args.arg(&point_sums).arg(&density_sums).arg(&sh_sums).arg(&flags).arg(&largest);
-        args.arg(&cells).arg(&rays).arg(&num_coefficients);
-        args.arg(&mut grad_points).arg(&mut grad_density).arg(&mut grad_sh);
-        // SAFETY: the arguments are those of the kernel, which reads the sums of `num_cells` cells and writes as many
-        // gradients.
-        launched(unsafe { args.launch(launch::threads(num_cells)?) })?;
+        let Gradients { points, density, sh } = walk.backward(&device, &packed, &saved.ends, &grad, num_cells)?;
         Ok([
-            launch::tensor(grad_points, (num_cells, 3), &device),
-            launch::tensor(grad_density, num_cells, &device),
-            launch::tensor(grad_sh, sh_shape, &device),
+            launch::tensor(points, (num_cells, 3), &device),
+            launch::tensor(density, num_cells, &device),
+            launch::tensor(sh, sh_shape, &device),
         ])
     })
 }

@@ -22,7 +22,7 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(in crate::ops) mod cuda;
 mod faces;
 mod grad;
 mod real;

@@ -1,4 +1,4 @@
-use candle_core::{Result, bail};
+use candle_core::{Error, Result, bail};
 use rayon::prelude::*;
 
 use super::points::Strata;
@@ -149,17 +149,27 @@ impl<'a> WeightMasses<'a> {
     const SUM_BITS: u32 = 56;
     const MAX_BITS: u32 = 40;
 
-    pub fn new(weights: &'a [f32], uniform_fraction: f64) -> Result<Self> {
-        let valid = |w: &f32| w.is_finite() && *w >= 0.0;
-        if let Some(at) = weights.par_iter().position_first(|w| !valid(w)) {
-            bail!("tensor weights: expected finite values that are not negative, found {} at {at}", weights[at])
-        }
-        let max = weights.par_iter().copied().reduce(|| 0.0, f32::max);
+    /// The mass of a unit of weight, where `max` is the largest of `len`.
+    pub fn scale(len: usize, max: f32, uniform_fraction: f64) -> Result<f64> {
         if max == 0.0 && uniform_fraction == 0.0 {
             bail!("tensor weights: expected a positive weight where uniform_fraction is 0, found only zeros")
         }
-        let bits = (Self::SUM_BITS - weights.len().next_power_of_two().ilog2()).min(Self::MAX_BITS);
-        let scale = if max > 0.0 { 2f64.powi(bits as i32) / f64::from(max) } else { 0.0 };
+        let bits = (Self::SUM_BITS - len.next_power_of_two().ilog2()).min(Self::MAX_BITS);
+        Ok(if max > 0.0 { 2f64.powi(bits as i32) / f64::from(max) } else { 0.0 })
+    }
+
+    /// Why a weight is none.
+    pub fn refusal(weight: f32, at: usize) -> Error {
+        Error::Msg(format!("tensor weights: expected finite values that are not negative, found {weight} at {at}"))
+    }
+
+    pub fn new(weights: &'a [f32], uniform_fraction: f64) -> Result<Self> {
+        let valid = |w: &f32| w.is_finite() && *w >= 0.0;
+        if let Some(at) = weights.par_iter().position_first(|w| !valid(w)) {
+            return Err(Self::refusal(weights[at], at));
+        }
+        let max = weights.par_iter().copied().reduce(|| 0.0, f32::max);
+        let scale = Self::scale(weights.len(), max, uniform_fraction)?;
         let mut masses = Self { weights, scale, uniform: 0, blocks: Vec::new() };
         masses.blocks = (0..weights.len().div_ceil(BLOCK))
             .into_par_iter()

@@ -8,6 +8,8 @@
 //! neighbours. Entry `i` is drawn `floor(num p_i) - 1` to `ceil(num p_i) + 1` times. Not differentiable.
 
 pub(super) mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod points;
 
 use candle_core::{Device, Result, Storage, Tensor, bail};
@@ -72,6 +74,8 @@ impl Draws {
 ///   [`DrawSettings`];
 /// - `seed`, `step`: what the randomness is a function of, see [`crate::rng`].
 ///
+/// The draws are on the device of the weights, with the same bits on either.
+///
 /// # Errors
 ///
 /// On a wrong shape, dtype, device or layout, on weights that are negative or not finite, on a fraction out of
@@ -96,12 +100,20 @@ pub fn weighted_draw(
     seed: u64,
     step: u64,
 ) -> Result<Draws> {
-    let DrawSettings { uniform_fraction, jitter } = settings.into();
+    let settings = settings.into();
+    let DrawSettings { uniform_fraction, jitter } = settings;
     batch::check_vector::<f32>("weights", weights, None)?;
     check_draw(weights.elem_count(), num, uniform_fraction)?;
     let (storage, layout) = weights.storage_and_layout();
+    #[cfg(feature = "cuda")]
+    if let Storage::Cuda(storage) = &*storage {
+        return cuda::draw(storage, layout, num, settings, seed, step);
+    }
     let Storage::Cpu(storage) = &*storage else {
-        bail!("tensor weights: expected a tensor on the CPU, found one on {:?}", weights.device().location())
+        bail!(
+            "tensor weights: expected a tensor on the CPU or a CUDA device, found one on {:?}",
+            weights.device().location()
+        )
     };
     let masses = cpu::WeightMasses::new(batch::view("weights", storage, layout)?, uniform_fraction)?;
     Draws::from_host(cpu::draw(&masses, num, |total| Strata::with_jitter(jitter, num, total, seed, step)))
