@@ -11,6 +11,7 @@ pub mod metrics;
 mod migrate;
 mod optim;
 mod overrides;
+mod preset;
 mod prior;
 mod profile;
 mod state;
@@ -22,6 +23,7 @@ pub use memory::MemoryEstimate;
 pub use migrate::{FORMAT_VERSION, migrate_header};
 pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
 pub use overrides::{SettingChange, refusal};
+pub use preset::Preset;
 pub use prior::PriorConfig;
 pub use profile::Profile;
 
