@@ -2,7 +2,12 @@
 //!
 //! ```text
 //! cargo run --release --example render -- runs/fox --views orbit --frames 120 --depth --out orbit
+//! cargo run --release --example render -- runs/fox --views orbit --frames 24 --sheet 6 --out looks
 //! ```
+//!
+//! What floats in the air shows in an orbit as nowhere else, above all in one that is not among the cameras
+//! (`--distance 0.7`, `--raise 20`): training looks away from it. The frames of an orbit are numbered, for those who make
+//! a film of them: `ffmpeg -framerate 30 -i orbit/orbit_%04d.png orbit.mp4`.
 
 mod support;
 
@@ -10,7 +15,7 @@ use std::f64::consts::TAU;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_radfoam::camera::{Camera, Lens, Pose};
 use candle_radfoam::data::View;
 use candle_radfoam::train::Background;
@@ -32,6 +37,15 @@ struct Args {
     /// Frames of an orbit.
     #[arg(long, default_value = "60")]
     frames: NonZeroUsize,
+    /// The distance of an orbit from the origin, as a multiple of the cameras' mean distance.
+    #[arg(long, default_value_t = 1.0, value_parser = parse_distance)]
+    distance: f64,
+    /// Degrees by which an orbit is raised above the cameras' mean height, seen from the origin; negative to lower it.
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true, value_parser = parse_degrees)]
+    raise: f64,
+    /// Also writes sheet.png: all pictures side by side, in so many columns.
+    #[arg(long)]
+    sheet: Option<NonZeroUsize>,
     /// The size of the pictures, as 640x480, with the vertical field of view of the cameras; their size unless given.
     #[arg(long, value_parser = parse_size)]
     size: Option<(u32, u32)>,
@@ -46,6 +60,20 @@ struct Args {
     out: PathBuf,
 }
 
+fn parse_distance(text: &str) -> Result<f64> {
+    match text.parse() {
+        Ok(distance) if distance > 0.0 && f64::is_finite(distance) => Ok(distance),
+        _ => bail!("expected a positive multiple"),
+    }
+}
+
+fn parse_degrees(text: &str) -> Result<f64> {
+    match text.parse() {
+        Ok(degrees) if f64::is_finite(degrees) => Ok(degrees),
+        _ => bail!("expected degrees"),
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     let size = args.size;
@@ -57,7 +85,7 @@ fn main() -> Result<()> {
         }
         "orbit" => {
             let train = trained.dataset(args.capture.as_deref())?.train;
-            let cameras = orbit(&train, args.frames.get())?;
+            let cameras = orbit(&train, args.frames.get(), args.distance, args.raise)?;
             cameras.into_iter().enumerate().map(|(i, camera)| (format!("orbit_{i:04}"), camera)).unzip()
         }
         path => {
@@ -77,6 +105,7 @@ fn main() -> Result<()> {
 
     let background = args.background.unwrap_or(trained.background()).evaluation();
     let renderer = trained.foam.renderer()?;
+    let mut pictures = Vec::new();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for (camera, stem) in cameras.iter().zip(file_stems(&names)) {
         let rendering = renderer.render(camera, background, &trained.config.trace)?;
@@ -87,6 +116,12 @@ fn main() -> Result<()> {
             let depth = picture::depth(&rendering.depth, width, height)?;
             picture::save(&args.out.join(format!("{stem}_depth.png")), &depth)?;
         }
+        if args.sheet.is_some() {
+            pictures.push(rgb);
+        }
+    }
+    if let Some(columns) = args.sheet {
+        picture::save(&args.out.join("sheet.png"), &picture::sheet(&pictures, columns.get())?)?;
     }
     println!("{} views in {}", cameras.len(), args.out.display());
     Ok(())
@@ -107,9 +142,12 @@ fn framed(camera: &Camera, width: u32, height: u32) -> Camera {
     }
 }
 
-/// Cameras on a circle around the origin that look at it, as far away and as high up as the training cameras are in
-/// the mean, with the intrinsics of the first of them.
-fn orbit(train: &[View], frames: usize) -> Result<Vec<Camera>> {
+/// The highest that an orbit is raised to: from straight above there is no horizon to turn by.
+const HIGHEST: f64 = 85.0;
+
+/// Cameras on a circle around the origin that look at it, `distance` times as far away as the training cameras are in
+/// the mean and `raise` degrees higher up, with the intrinsics of the first of them.
+fn orbit(train: &[View], frames: usize, distance: f64, raise: f64) -> Result<Vec<Camera>> {
     let first = train.first().context("the capture has no training views")?.camera;
     let poses = || train.iter().map(|view| &view.camera.world_from_camera);
     // The camera's y axis points down.
@@ -118,8 +156,10 @@ fn orbit(train: &[View], frames: usize) -> Result<Vec<Camera>> {
     let count = train.len() as f64;
     let radius = poses().map(|pose| dot(pose.position, pose.position).sqrt()).sum::<f64>() / count;
     let height = poses().map(|pose| dot(pose.position, up)).sum::<f64>() / count;
-    // A mean of heights is never above the mean distance; seen from straight above there is no horizon to turn by.
-    let around = (radius * radius - height * height).max(1e-4 * radius * radius).sqrt();
+    // A mean of heights is never above the mean distance, but for its rounding.
+    let elevation = (height / radius).clamp(-1.0, 1.0).asin().to_degrees() + raise;
+    let (sin, cos) = elevation.clamp(-HIGHEST, HIGHEST).to_radians().sin_cos();
+    let (height, around) = (distance * radius * sin, distance * radius * cos);
 
     // The orbit begins next to the first camera.
     let outward = sub(first.world_from_camera.position, scale(up, dot(first.world_from_camera.position, up)));

@@ -435,3 +435,109 @@ fn memory_is_foretold_and_watched() {
     let plot = fs::read_to_string(place.path("run/memory.svg")).expect("a plot");
     assert!(plot.contains("<svg") && plot.contains("open files"), "no curves");
 }
+
+/// What a run's config.toml says.
+fn settings(place: &Place, run: &str) -> toml::Table {
+    let text = fs::read_to_string(place.path(run).join("config.toml")).expect("config.toml");
+    text.parse().expect("TOML")
+}
+
+#[test]
+fn preset_config_set_and_flags_come_on_top_of_one_another() {
+    let place = Place::new("seed = 1");
+    let small = "[train.init]\nnum_cells = 200\nnum_outer_cells = 20\n[train.sampler]\nbatch_size = 128\n";
+    let partial = "[train.optim.density]\nfinal = 0.03\n";
+    fs::write(place.path("partial.toml"), format!("[train]\nsh_degree = 2\n{small}{partial}")).expect("written");
+    fs::write(place.path("steps.toml"), format!("[train]\nsteps = 1\n{small}")).expect("written");
+    fs::write(place.path("named.toml"), format!("preset = \"best\"\n[train]\nseed = 4\n{small}")).expect("written");
+    fs::write(place.path("cells.toml"), format!("{small}[train.refine]\nmax_cells = 777\n")).expect("written");
+    let cells_for = |seconds: f64| candle_radfoam::train::TrainConfig::cells_for(seconds) as i64;
+    let planned = |seconds: f64| vec![("refine.max_cells", toml::Value::from(cells_for(seconds)))];
+    // Where a configuration says nothing of cells, they are planned for the time all the same.
+    type Expected = Vec<(&'static str, toml::Value)>;
+    let cases: Vec<(&str, &[&str], Expected)> = vec![
+        ("limited", &["--config", "partial.toml", "--time-limit", "30"], planned(30.0)),
+        ("default", &["--config", "partial.toml"], planned(60.0)),
+        (
+            "fast",
+            &["--config", "partial.toml", "--preset", "fast"],
+            vec![
+                ("time_limit", 20.0.into()),
+                ("refine.max_cells", cells_for(20.0).into()),
+                ("sh_degree", 2.into()),
+                ("optim.density.final", 0.03.into()),
+                ("optim.density.initial", 0.2.into()),
+            ],
+        ),
+        (
+            "stepped",
+            &["--config", "steps.toml", "--preset", "fast"],
+            vec![("steps", 1.into()), ("refine.max_cells", 40_000.into())],
+        ),
+        ("named", &["--config", "named.toml"], vec![("time_limit", 900.0.into()), ("seed", 4.into())]),
+        ("renamed", &["--config", "named.toml", "--preset", "fast"], vec![("time_limit", 20.0.into())]),
+        (
+            "set",
+            &[
+                "--config",
+                "partial.toml",
+                "--set",
+                "sh_degree=3",
+                "--set",
+                "steps = 5",
+                "--set",
+                "seed=8",
+                "--seed",
+                "9",
+            ],
+            vec![("sh_degree", 3.into()), ("steps", 5.into()), ("seed", 9.into())],
+        ),
+        ("said", &["--config", "cells.toml", "--time-limit", "30"], vec![("refine.max_cells", 777.into())]),
+        (
+            "told",
+            &["--config", "cells.toml", "--time-limit", "30", "--max-cells", "300"],
+            vec![("refine.max_cells", 300.into())],
+        ),
+        (
+            "reference",
+            &["--preset", "reference", "--config", "steps.toml", "--max-cells", "400"],
+            vec![("optim.adam.beta2", 0.999.into()), ("sh_degree", 3.into()), ("steps", 1.into())],
+        ),
+    ];
+    let mut failures = Vec::new();
+    for (run, args, expected) in cases {
+        succeed(place.command(&[&["capture", "--out", run, "--threads", "1", "--stop-after", "1"], args].concat()));
+        let found = settings(&place, run);
+        for (key, value) in expected {
+            let at = key.split('.').try_fold(&found["train"], |table, part| table.get(part));
+            if at != Some(&value) {
+                failures.push(format!("{run}: {key} is {at:?}, not {value}"));
+            }
+        }
+        let plans = ["steps", "time_limit"].map(|key| found["train"].get(key).is_some());
+        if plans == [true, true] {
+            failures.push(format!("{run} has two plans"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    let presets =
+        ["limited", "fast", "named", "renamed", "reference"].map(|run| settings(&place, run)["preset"].clone());
+    assert_eq!(
+        presets.map(|p| p.as_str().map(String::from)),
+        ["default", "fast", "best", "fast", "reference"].map(|p| Some(p.into()))
+    );
+    let header = Checkpoint::load_header(place.path("named").join("checkpoint.safetensors")).expect("a header");
+    assert_eq!(header["run"]["preset"], "best");
+
+    // What a file leaves to preset and plan is no difference where the run is taken up again.
+    for run in ["limited", "fast", "named"] {
+        let file = if run == "named" { "named.toml" } else { "partial.toml" };
+        succeed(place.command(&["--resume", run, "--config", file, "--threads", "1", "--stop-after", "2"]));
+    }
+    // A flag that is none: the exit status is another one.
+    let output = place.command(&["capture", "--out", "none", "--preset", "quick"]).output().expect("train");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told(&output).contains("fast, default, best or reference"), "{}", told(&output));
+    let said = fail(place.command(&["capture", "--out", "none", "--set", "sh_degre=2"]));
+    assert!(said.contains("sh_degree"), "{said}");
+}

@@ -10,7 +10,7 @@ use candle_radfoam::data::{
     Dataset, ListedView, LoadOptions, Normalization, Resize, Skipped, TestViews, View, list_views, load,
 };
 use candle_radfoam::foam::Foam;
-use candle_radfoam::train::{Background, TrainConfig, migrate_header};
+use candle_radfoam::train::{Background, Preset, TrainConfig, migrate_header};
 use serde::{Deserialize, Serialize};
 
 /// The files in a run's folder.
@@ -30,12 +30,14 @@ pub struct RunHeader {
     pub capture: Option<PathBuf>,
     pub resize: Option<String>,
     pub test_views: Option<String>,
+    /// What the settings were before any of them was changed.
+    pub preset: Preset,
 }
 
 impl RunHeader {
-    pub fn new(capture: PathBuf, options: &LoadOptions) -> Self {
+    pub fn new(capture: PathBuf, options: &LoadOptions, preset: Preset) -> Self {
         let (resize, test_views) = (options.resize.to_string(), options.test_views.to_string());
-        Self { capture: Some(capture), resize: Some(resize), test_views: Some(test_views) }
+        Self { capture: Some(capture), resize: Some(resize), test_views: Some(test_views), preset }
     }
 
     /// How the capture was loaded.

@@ -3,13 +3,11 @@
 use crate::support::checkpoint::parse_size;
 use anyhow::{Context, Result, bail};
 use candle_radfoam::data::{LoadOptions, Resize, Strategy, TestViews};
-use candle_radfoam::train::{Background, TrainConfig};
+use candle_radfoam::train::{Background, Preset, TrainConfig};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Training seconds of a run for which neither steps nor a time limit is given.
-const DEFAULT_SECONDS: f64 = 60.0;
 /// The share of the error map that `--sampling top-k` draws from.
 const TOP_K_POOL: f64 = 0.1;
 
@@ -24,20 +22,24 @@ pub struct Args {
     /// Folder for the results [default: runs/NAME, with a number if that is taken].
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// What the run is for: fast (20 s: is the capture sound?), default (60 s), best (900 s) or reference (the schedule
+    /// of the reference implementation, for comparison: days on a CPU). What --config, --set and flags say comes on top.
+    #[arg(long, conflicts_with = "resume")]
+    pub preset: Option<Preset>,
     /// Steps to plan the run for.
     #[arg(long)]
     pub steps: Option<u64>,
     /// Stop after this step, as if interrupted: the schedules stay those of the whole run.
     #[arg(long)]
     pub stop_after: Option<u64>,
-    /// Seconds of training to plan the run for [default: 60, unless --steps is given].
+    /// Seconds of training to plan the run for [default: those of --preset, unless --steps is given].
     #[arg(long)]
     pub time_limit: Option<f64>,
     /// Rays a step.
     #[arg(long)]
     pub rays_per_batch: Option<usize>,
-    /// Cells to grow to [default: with a time limit and without --config, by the seconds planned for and the threads;
-    /// else what --config says, or 40000].
+    /// Cells to grow to [default: what --config or --set says, or --preset reference; else by the seconds planned for
+    /// and the threads, or 40000 without a time limit].
     #[arg(long)]
     pub max_cells: Option<usize>,
     /// Degree of the spherical harmonics of a cell's colour, 0 to 3.
@@ -73,9 +75,13 @@ pub struct Args {
     /// cpu, cuda or cuda:N [default: the first GPU if there is one that works, else the CPU].
     #[arg(long)]
     pub device: Option<String>,
-    /// Settings as a run leaves them in config.toml; flags take precedence.
+    /// Settings as a run leaves them in config.toml, or some of them; --set and flags take precedence.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// A setting by its name in config.toml (without `train.`), as optim.points.initial=1e-3; flags of its own take
+    /// precedence.
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
+    pub settings: Vec<String>,
     /// Go on with the run in this folder, with the settings that it was begun with.
     #[arg(long, conflicts_with = "out")]
     pub resume: Option<PathBuf>,
@@ -133,6 +139,8 @@ pub enum Sampling {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
+    /// What the settings were before any of them was changed.
+    pub preset: Preset,
     /// Absolute; none for the synthetic capture.
     pub capture: Option<PathBuf>,
     pub resize: String,
@@ -140,29 +148,84 @@ pub struct RunConfig {
     pub train: TrainConfig,
 }
 
+/// The settings that say how long a run is.
+const PLAN: [&str; 2] = ["steps", "time_limit"];
+
 impl RunConfig {
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    /// The settings of a preset.
+    pub fn of(preset: Preset) -> Self {
+        Self { preset, train: TrainConfig::preset(preset), ..Self::default() }
+    }
+
+    /// What the file at `path` says, on top of `preset`, or else of the preset that it names.
+    pub fn read(path: &Path, preset: Option<Preset>) -> Result<(Self, Said)> {
+        let context = || format!("reading {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        // What is wrong with it is said best where it stands.
+        let named = toml::from_str::<Named>(&text).with_context(context)?.preset;
+        let file: toml::Table = toml::from_str(&text).with_context(context)?;
+        let train = file.get("train").and_then(toml::Value::as_table);
+        let mut base = Self::of(preset.or(named).unwrap_or_default());
+        let said = Said {
+            plan: PLAN.iter().any(|key| train.is_some_and(|train| train.contains_key(*key))),
+            cells: train.and_then(|train| train.get("refine")?.get("max_cells")).is_some(),
+        };
+        if said.plan {
+            (base.train.steps, base.train.time_limit) = (None, None);
+        }
+        let mut table = toml::Table::try_from(&base).with_context(context)?;
+        merge(&mut table, &file);
+        let mut config: Self = table.try_into().with_context(context)?;
+        config.preset = base.preset;
+        Ok((config, said))
     }
 }
 
-/// Puts the flags into the configuration, and fills in what neither says.
-pub fn apply(args: &Args, config: &mut RunConfig) -> Result<LoadOptions> {
-    let options = apply_flags(args, config)?;
-    let train = &mut config.train;
-    if train.steps.is_none() && train.time_limit.is_none() {
-        train.time_limit = Some(DEFAULT_SECONDS);
+/// Whether somebody has said what would else be planned.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said {
+    /// How long the run is.
+    pub plan: bool,
+    /// How many cells to grow to.
+    pub cells: bool,
+}
+
+/// The preset that a file names.
+#[derive(Debug, Deserialize)]
+struct Named {
+    preset: Option<Preset>,
+}
+
+/// Puts what `said` has into `table`, part by part.
+fn merge(table: &mut toml::Table, said: &toml::Table) {
+    for (key, value) in said {
+        match (table.get_mut(key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            _ => drop(table.insert(key.clone(), value.clone())),
+        }
     }
-    if args.max_cells.is_none()
-        && args.config.is_none()
-        && let Some(seconds) = train.time_limit
-    {
+}
+
+/// The settings of a new run: the preset's, with what `--config`, `--set` and flags say, each on top of those before;
+/// and how its capture is loaded.
+pub fn settings(args: &Args) -> Result<(RunConfig, LoadOptions)> {
+    let (mut config, said) = match &args.config {
+        Some(path) => RunConfig::read(path, args.preset)?,
+        None => (RunConfig::of(args.preset.unwrap_or_default()), Said::default()),
+    };
+    let sets = |key: &str| args.settings.iter().any(|text| text.split('=').next().is_some_and(|k| k.trim() == key));
+    if PLAN.into_iter().any(sets) {
+        (config.train.steps, config.train.time_limit) = (None, None);
+    }
+    config.train = config.train.with_settings(&args.settings)?;
+    let says_cells = said.cells || args.max_cells.is_some() || sets("refine.max_cells") || !config.preset.plans_cells();
+    let options = apply_flags(args, &mut config)?;
+    if let (false, Some(seconds)) = (says_cells, config.train.time_limit) {
         let threads = rayon::current_num_threads() as f64;
-        train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
+        config.train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
     }
     (config.resize, config.test_views) = (options.resize.to_string(), options.test_views.to_string());
-    Ok(options)
+    Ok((config, options))
 }
 
 /// Puts the flags into the configuration.

@@ -20,7 +20,7 @@ mod saver;
 mod support;
 
 use anyhow::{Context, Result, bail};
-use args::{Args, RunConfig, apply};
+use args::{Args, RunConfig};
 use candle_core::{Device, DeviceLocation};
 use candle_radfoam::Error;
 use candle_radfoam::checkpoint::{Checkpoint, Kept};
@@ -132,8 +132,7 @@ struct Run {
 
 impl Run {
     fn begin(args: &Args, device: &Device) -> Result<Self> {
-        let mut config = args.config.as_deref().map_or_else(|| Ok(RunConfig::default()), RunConfig::read)?;
-        let options = apply(args, &mut config)?;
+        let (mut config, options) = args::settings(args)?;
         if let Some(capture) = args.capture.as_ref().or(config.capture.as_ref()) {
             let absolute = std::fs::canonicalize(capture).with_context(|| capture.display().to_string())?;
             config.capture = Some(absolute);
@@ -151,7 +150,7 @@ impl Run {
         let trainer = Trainer::new(dataset, config.train.clone(), device)?;
         config.train = trainer.config().clone();
         write_text(&folder.file(CONFIG)?, &toml::to_string(&config)?)?;
-        let header = RunHeader::new(std::fs::canonicalize(&capture)?, &options);
+        let header = RunHeader::new(std::fs::canonicalize(&capture)?, &options, config.preset);
         let metrics = JsonLines::create(&folder.file(METRICS)?)?;
         Ok(Self {
             trainer,
@@ -236,6 +235,7 @@ impl Run {
         if changed || is_old {
             // Before the checkpoint: where this is the last that is done, the same command again does the rest.
             let config = RunConfig {
+                preset: run.header.preset,
                 capture: run.header.capture.clone(),
                 resize: options.resize.to_string(),
                 test_views: options.test_views.to_string(),

@@ -24,13 +24,20 @@ pub fn settings(
     let mut differences = Vec::new();
     if own.exists() && !is_old {
         // It has what the run was begun with, unless somebody changed it.
-        let asked = RunConfig::read(&own)?;
+        let (asked, _) = RunConfig::read(&own, None)?;
         let edited = saved.changes(&asked.train)?;
         let is_edited = |key: &str| edited.iter().any(|change| change.key == key);
         compare(&own.display().to_string(), &asked, &config, header, is_edited, &mut differences)?;
     }
     if let Some(path) = &args.config {
-        let mut asked = RunConfig::read(path)?;
+        // What the file does not say was the preset's when the run was begun, and is still.
+        let (mut asked, said) = RunConfig::read(path, Some(header.preset))?;
+        if !said.plan {
+            (asked.train.steps, asked.train.time_limit) = (None, None);
+        }
+        if !said.cells {
+            asked.train.refine.max_cells = config.refine.max_cells;
+        }
         flags(args, &mut asked)?;
         fill_in(&mut asked.train, &config, saved);
         compare(&path.display().to_string(), &asked, &config, header, |_| true, &mut differences)?;

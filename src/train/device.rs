@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
+use super::cells::position_f32;
 use super::profile::Lap;
-use super::{Adam, NonFinite, StepStats, Trainer, position_f32};
+use super::{Adam, NonFinite, StepStats, Trainer};
 use crate::data::{DeviceBatch, Told};
 use crate::foam::{RefineStatistics, SOFTPLUS_BETA};
 use crate::ops::fused::{Faces, Workspace};

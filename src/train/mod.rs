@@ -2,6 +2,7 @@
 //!
 //! [`Trainer::step`] computes and returns; it neither prints nor writes. Whoever calls it draws the progress bar.
 
+mod cells;
 mod config;
 #[cfg(feature = "cuda")]
 mod device;
@@ -13,6 +14,7 @@ pub mod metrics;
 mod migrate;
 mod optim;
 mod overrides;
+mod preset;
 mod prior;
 mod profile;
 mod state;
@@ -24,15 +26,16 @@ pub use memory::MemoryEstimate;
 pub use migrate::{FORMAT_VERSION, migrate_header};
 pub use optim::{Adam, AdamConfig, OptimConfig, Rate};
 pub use overrides::{SettingChange, refusal};
+pub use preset::Preset;
 pub use prior::PriorConfig;
 pub use profile::Profile;
 
-use crate::camera::Camera;
-use crate::data::{Batch, Dataset, LoadedBatch, Loader, Pixels, Sampler, View};
+use crate::data::{Dataset, LoadedBatch, Loader, Pixels, Sampler};
 use crate::foam::{Foam, RefineStatistics, initial_cells, with_values};
 use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene, Workspace};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use cells::{built_cells, new_faces, position_f32};
 use profile::Lap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -456,27 +459,6 @@ impl Trainer {
         self.lay_out_cells()?;
         Ok(Some((map.num_pruned, map.is_new.iter().filter(|&&new| new).count())))
     }
-
-    /// The cell that holds each ray's origin: one search per view of the batch, from where its camera was when the
-    /// cells were triangulated.
-    fn start_cells(&self, batch: &Batch) -> Vec<u32> {
-        let mut views = batch.views.clone();
-        views.sort_unstable();
-        views.dedup();
-        let cameras = self.loader.pixels().cameras();
-        let mut cell_of_view = self.built_cells.clone();
-        let found: Vec<u32> = views
-            .par_iter()
-            .map(|&view| {
-                let (camera, hint) = (&cameras[view as usize], self.built_cells[view as usize]);
-                self.foam.topology().cell_at(&self.faces.sites, position_f32(camera), hint)
-            })
-            .collect();
-        for (view, cell) in views.into_iter().zip(found) {
-            cell_of_view[view as usize] = cell;
-        }
-        batch.views.iter().map(|&view| cell_of_view[view as usize]).collect()
-    }
 }
 
 /// Refuses a device that the trainer has no kernels for.
@@ -498,23 +480,4 @@ impl Trainer {
 /// The training views of a dataset, reduced by `factor`, as a store of pixels.
 fn training_pixels(dataset: &Dataset, factor: u32) -> Result<Pixels> {
     if factor == 1 { Pixels::new(&dataset.train) } else { Pixels::new(&dataset.resized(factor)?.train) }
-}
-
-fn new_faces(foam: &Foam) -> Faces<f32> {
-    let adjacency = foam.topology().adjacency();
-    Faces::new(&adjacency.offsets, &adjacency.neighbors)
-}
-
-fn built_cells(foam: &Foam, dataset: &Dataset) -> Vec<u32> {
-    let topology = foam.topology();
-    let mut hint = 0;
-    let mut cell_of = |view: &View| {
-        hint = topology.cell_at(topology.built_at(), position_f32(&view.camera), hint);
-        hint
-    };
-    dataset.train.iter().map(&mut cell_of).collect()
-}
-
-fn position_f32(camera: &Camera) -> [f32; 3] {
-    camera.world_from_camera.position.map(|x| x as f32)
 }

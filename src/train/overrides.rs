@@ -125,28 +125,59 @@ impl TrainConfig {
     /// # }
     /// ```
     pub fn with_overrides<S: AsRef<str>>(&self, assignments: &[S]) -> Result<Self> {
+        let config = self.assigned("override", assignments, refusal)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// This configuration with `key=value` for each of the `assignments`, written as in
+    /// [`TrainConfig::with_overrides`], for a run that is yet to begin: any setting may change. Not validated, since a
+    /// plan may be added later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for what is no assignment, a setting that there is not, or a value that it cannot have.
+    ///
+    /// ```
+    /// use candle_radfoam::train::TrainConfig;
+    ///
+    /// # fn main() -> candle_radfoam::Result<()> {
+    /// let config = TrainConfig::default().with_settings(&["sh_degree=2", "background=black"])?;
+    /// assert_eq!(config.sh_degree, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_settings<S: AsRef<str>>(&self, assignments: &[S]) -> Result<Self> {
+        self.assigned("set", assignments, |_| None)
+    }
+
+    /// The assignments of `what`, but for those that are `refused` with a reason.
+    fn assigned<S: AsRef<str>>(
+        &self,
+        what: &str,
+        assignments: &[S],
+        refused: impl Fn(&str) -> Option<&'static str>,
+    ) -> Result<Self> {
         let mut config = to_json(self)?;
         for assignment in assignments.iter().map(AsRef::as_ref) {
             let Some((key, value)) = assignment.split_once('=') else {
-                return Err(Error::config("override", "key=value", assignment));
+                return Err(Error::config(what, "key=value", assignment));
             };
             let (key, value) = (key.trim(), value.trim());
             let pointer = format!("/{}", key.replace('.', "/"));
             let Some(place) = config.pointer_mut(&pointer).filter(|place| !place.is_object()) else {
-                let known: Vec<String> = leaves(&config).into_keys().filter(|key| refusal(key).is_none()).collect();
-                return Err(Error::config("override", format!("one of {}", known.join(", ")), key));
+                let known: Vec<String> = leaves(&config).into_keys().filter(|key| refused(key).is_none()).collect();
+                return Err(Error::config(what, format!("one of {}", known.join(", ")), key));
             };
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-            if let Some(reason) = refusal(key).filter(|_| *place != value) {
+            if let Some(reason) = refused(key).filter(|_| *place != value) {
                 let expected = format!("{place}, as the run was begun with ({reason})");
                 return Err(Error::config(key, expected, value.to_string()));
             }
             *place = value;
         }
-        let config: Self = serde_json::from_value(config)
-            .map_err(|error| Error::config("override", "values that the settings can have", error.to_string()))?;
-        config.validate()?;
-        Ok(config)
+        serde_json::from_value(config)
+            .map_err(|error| Error::config(what, "values that the settings can have", error.to_string()))
     }
 }
 

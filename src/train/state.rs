@@ -1,7 +1,8 @@
 //! Saving a training run and going on with it.
 
+use super::cells::{built_cells, new_faces};
 use super::migrate::{FORMAT_VERSION, migrate_header};
-use super::{Adam, Profile, TrainConfig, Trainer, built_cells, check_device, new_faces, training_pixels};
+use super::{Adam, Profile, TrainConfig, Trainer, check_device, training_pixels};
 use crate::camera::Camera;
 use crate::checkpoint::{Checkpoint, in_file};
 use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
