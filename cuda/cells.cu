@@ -19,6 +19,18 @@ extern "C" __global__ void refine_statistics_f32(
     max_weight[i] = fmaxf(max_weight[i], __uint_as_float(weights[i]));
 }
 
+// How many of a list of cells each cell is.
+extern "C" __global__ void count_cells_u32(
+    // inputs
+    const u32 *__restrict__ cells, // [num] below P
+    u64 num,
+    // outputs
+    u32 *__restrict__ counts       // [P], 0 before
+) {
+    const u64 i = global_thread();
+    if (i < num) atomicAdd(&counts[cells[i]], 1);
+}
+
 // How many values are not finite, and where the first of them is. Any number of threads: each looks at every so many-th
 // value.
 extern "C" __global__ void non_finite_f32(

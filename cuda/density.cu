@@ -59,13 +59,16 @@ extern "C" __global__ void density_grad_f32(
     // inputs
     const float *__restrict__ derivative, // [P']
     u64 num_real,                         // P'
-    float prior,                          // gradient that the prior adds to that of a density
+    float prior,                          // gradient that the prior adds to that of every density
+    const u32 *__restrict__ counts,       // [P], or null
+    float of_place,                       // what it adds for each of `counts`
     // grad of outputs, grad of inputs
     float *__restrict__ grad              // [P'] in place
 ) {
     const u64 i = global_thread();
     if (i >= num_real) return;
     float g = grad[i] * derivative[i];
+    if (counts) prior += of_place * (float)counts[i];
     if (prior > 0.0f) g += prior * derivative[i];
     grad[i] = g;
 }

@@ -51,6 +51,8 @@ pub enum Stream {
     Shuffle = 8,
     /// The evenly drawn part of a batch, and its size.
     Mixture = 9,
+    /// Samples of the space that cameras passed through.
+    FreeSpace = 10,
 }
 
 /// The numbers of one (seed, stream, step).

@@ -3,7 +3,7 @@
 
 use candle_core::{
     CudaDevice, Device, Result, Tensor, bail,
-    cuda_backend::cudarc::driver::{CudaSlice, CudaViewMut, PushKernelArg},
+    cuda_backend::cudarc::driver::{CudaSlice, CudaView, CudaViewMut, PushKernelArg},
 };
 
 use super::{
@@ -65,6 +65,17 @@ pub(crate) struct CudaPass<'a> {
     pub importance_exponent: f32,
     pub error_power: f32,
     pub error_cap: f32,
+    /// What is added to the gradient of every density.
+    pub of_density: f32,
+    pub places: CudaPlaces<'a>,
+}
+
+/// Places, the number of a camera near each, and what each adds to the gradient of the density of its cell.
+#[derive(Debug)]
+pub struct CudaPlaces<'a> {
+    pub views: &'a [u32],
+    pub places: &'a [[f32; 3]],
+    pub gradient: f32,
 }
 
 impl CudaFoam {
@@ -105,27 +116,54 @@ impl CudaFoam {
 
     /// The cells in which the cameras are.
     fn cells_of_cameras(&self) -> Result<CudaSlice<u32>> {
-        let mut cells = self.device.alloc_zeros::<u32>(self.hints.len())?;
-        let (num_cells, num_queries) = (self.density.len() as u64, self.hints.len() as u64);
+        self.cells_at(&self.cameras, &self.hints)
+    }
+
+    /// The cells in which `queries` `[Q, 3]` are, searched for from the cells `hints` `[Q]`.
+    fn cells_at(&self, queries: &CudaSlice<f32>, hints: &CudaSlice<u32>) -> Result<CudaSlice<u32>> {
+        let mut cells = self.device.alloc_zeros::<u32>(hints.len())?;
+        let (num_cells, num_queries) = (self.density.len() as u64, hints.len() as u64);
         let kernel = launch::kernel(&self.device, &launch::START_CELLS, "start_cells_f32")?;
         let mut args = kernel.args();
-        args.arg(&self.points).arg(&self.offsets).arg(&self.neighbors).arg(&self.cameras).arg(&self.hints);
+        args.arg(&self.points).arg(&self.offsets).arg(&self.neighbors).arg(queries).arg(hints);
         args.arg(&num_cells).arg(&num_queries).arg(&mut cells);
         // SAFETY: the arguments are those of the kernel, which goes over the adjacency and writes a cell a query.
-        launched(unsafe { args.launch(launch::threads(self.hints.len())?) })?;
+        launched(unsafe { args.launch(launch::threads(hints.len())?) })?;
         Ok(cells)
+    }
+
+    /// How many of the places each cell holds; `None` where there are no places.
+    fn count_places(&self, places: &CudaPlaces) -> Result<Option<CudaSlice<u32>>> {
+        if places.places.is_empty() {
+            return Ok(None);
+        }
+        let views = launch::upload(&self.device, places.views)?;
+        let queries = launch::upload(&self.device, places.places.as_flattened())?;
+        let cells = self.cells_at(&queries, &self.of_views(&views.as_view(), &self.hints)?)?;
+        let mut counts = self.device.alloc_zeros::<u32>(self.density.len())?;
+        let num = cells.len() as u64;
+        let kernel = launch::kernel(&self.device, &launch::CELLS, "count_cells_u32")?;
+        let mut args = kernel.args();
+        args.arg(&cells).arg(&num).arg(&mut counts);
+        // SAFETY: the arguments are those of the kernel, which adds 1 at cells of the foam.
+        launched(unsafe { args.launch(launch::threads(cells.len())?) })?;
+        Ok(Some(counts))
     }
 
     /// The cell in which each ray of the views (`[R]` u32) starts.
     fn start_cells(&self, views: &Tensor) -> Result<CudaSlice<u32>> {
-        let cells = self.cells_of_cameras()?;
         let (storage, layout) = views.storage_and_layout();
         let views = launch::view::<u32>("views", launch::operand("views", &storage, layout)?)?;
+        self.of_views(&views, &self.cells_of_cameras()?)
+    }
+
+    /// The cell of each view's camera.
+    fn of_views(&self, views: &CudaView<u32>, cells: &CudaSlice<u32>) -> Result<CudaSlice<u32>> {
         let mut start_cells = self.device.alloc_zeros::<u32>(views.len())?;
         let (num_rays, blocks) = (views.len() as u64, launch::threads(views.len())?);
         let kernel = launch::kernel(&self.device, &launch::START_CELLS, "start_cells_of_rays")?;
         let mut args = kernel.args();
-        args.arg(&views).arg(&cells).arg(&num_rays).arg(&mut start_cells);
+        args.arg(views).arg(cells).arg(&num_rays).arg(&mut start_cells);
         // SAFETY: the arguments are those of the kernel, which reads the cell of each ray's view and writes it.
         launched(unsafe { args.launch(blocks) })?;
         Ok(start_cells)
@@ -156,13 +194,11 @@ impl CudaFoam {
         lay_out(&self.device, &points, &density, &offsets, &neighbors, &mut self.cells, &mut self.mistakes)
     }
 
-    /// Traces a batch that is not empty and takes its loss back; `prior` is added to the gradient of every density.
-    /// The totals of the loss go into the report.
+    /// Traces a batch that is not empty and takes its loss back. The totals of the loss go into the report.
     pub fn pass(
         &self,
         sh: &Tensor,
         pass: &CudaPass,
-        prior: f32,
         report: &mut StepReport,
     ) -> Result<(CudaGradients, CudaLoss)> {
         let device = &self.device;
@@ -220,10 +256,14 @@ impl CudaFoam {
         let Gradients { points, mut density, sh } =
             walk.backward(device, &seen.packed.as_view(), &seen.ends, &grad, num_real)?;
 
+        let counts = self.count_places(&pass.places)?;
+        let counts = counts.as_ref().map(CudaSlice::as_view);
         let num = num_real as u64;
         let kernel = launch::kernel(device, &launch::DENSITY, "density_grad_f32")?;
         let mut args = kernel.args();
-        args.arg(&self.derivative).arg(&num).arg(&prior).arg(&mut density);
+        args.arg(&self.derivative).arg(&num).arg(&pass.of_density);
+        launch::optional(&mut args, counts.as_ref());
+        args.arg(&pass.places.gradient).arg(&mut density);
         // SAFETY: the arguments are those of the kernel, which reads and writes a number a real cell.
         launched(unsafe { args.launch(launch::threads(num_real)?) })?;
         let gradients = CudaGradients {

@@ -43,7 +43,7 @@ pub(crate) use transfer::moved;
 pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};
 #[cfg(feature = "cuda")]
 pub(crate) use {
-    cuda_foam::{CudaFoam, CudaPass, CudaStatistics, StepReport},
+    cuda_foam::{CudaFoam, CudaPass, CudaPlaces, CudaStatistics, StepReport},
     error_map::MapTotals,
     patch_rays::{CudaPatches, CudaRays},
     transfer::copied,

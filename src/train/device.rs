@@ -13,7 +13,7 @@ use super::{Adam, NonFinite, StepStats, Trainer};
 use crate::data::{DeviceBatch, Told};
 use crate::foam::{RefineStatistics, SOFTPLUS_BETA};
 use crate::ops::fused::{Faces, Workspace};
-use crate::ops::{CudaFoam, CudaPass, CudaStatistics, StepReport, copied, moved};
+use crate::ops::{CudaFoam, CudaPass, CudaPlaces, CudaStatistics, StepReport, copied, moved};
 use crate::{Error, Result};
 
 /// What the steps need on a device.
@@ -137,6 +137,8 @@ impl Trainer {
         let (progress, settings) = (self.progress, self.loss_settings());
         let num_rays = batch.rays.views.elem_count();
         let sampler = self.loader.sampler().config();
+        let prior = &self.config.prior;
+        let (views, places) = self.free_space_samples();
         let pass = CudaPass {
             rays: &batch.rays,
             trace: &self.config.trace,
@@ -147,10 +149,10 @@ impl Trainer {
             importance_exponent: batch.draw.importance_exponent(),
             error_power: sampler.error_power,
             error_cap: sampler.error_cap,
+            of_density: prior.density_gradient(&self.foam),
+            places: CudaPlaces { views: &views, places: &places, gradient: self.free_space_gradient() },
         };
-        let prior = &self.config.prior;
-        let (of_density, smoothing) =
-            (prior.density_gradient(&self.foam), prior.smooth_gradient(&self.foam, self.step));
+        let smoothing = prior.smooth_gradient(&self.foam, self.step);
         let Some(on_device) = &mut self.device else {
             return Err(Error::config("trainer", "on a device", "on the host"));
         };
@@ -159,7 +161,7 @@ impl Trainer {
         let (points, raw_density, sh) = (self.foam.points(), self.foam.raw_density(), self.foam.sh());
         let scale = self.foam.density_scale() as f32;
         on_device.foam.refresh(points, raw_density, scale, SOFTPLUS_BETA as f32)?;
-        let (mut gradients, loss) = on_device.foam.pass(sh, &pass, of_density, &mut report)?;
+        let (mut gradients, loss) = on_device.foam.pass(sh, &pass, &mut report)?;
         if smoothing > 0.0 {
             gradients.sh = on_device.foam.smoothed(sh, gradients.sh, smoothing)?;
         }

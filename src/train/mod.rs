@@ -8,6 +8,7 @@ mod config;
 mod device;
 mod evaluate;
 mod finite;
+mod free_space;
 mod loss;
 mod memory;
 pub mod metrics;
@@ -36,6 +37,7 @@ use crate::ops::fused::{self, Faces, PACKED_HEAD, Rays, Scene, Workspace};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use cells::{built_cells, new_faces, position_f32};
+use free_space::FreeSpace;
 use profile::Lap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,7 @@ pub struct Trainer {
     /// `[V]`: the cell that held the camera of each training view when the cells were triangulated: a hint that a
     /// resumed training has too, so that it finds the same cells.
     built_cells: Vec<u32>,
+    free_space: FreeSpace,
     workspace: Workspace<f32>,
     optimizer: Adam,
     statistics: RefineStatistics,
@@ -156,6 +159,7 @@ impl Trainer {
         let mut trainer = Self {
             faces: new_faces(&foam),
             built_cells: built_cells(&foam, &dataset),
+            free_space: FreeSpace::new(&dataset, config.prior.free_space > 0.0),
             workspace: Workspace::default(),
             statistics: RefineStatistics::new(num_initial_cells),
             config,

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// What is added to the loss of the rays, `P` being the number of cells:
-/// `density / P sum_i softplus(raw_i) + smooth_color / P sum_i |sh_i - m_i|^2`, with `softplus` as in
-/// [`crate::foam::Foam`] and `m_i` the mean of the SH coefficients of the neighbours of cell `i`, taken as a constant.
+/// `free_space extent mean_x density(x) + density / P sum_i softplus(raw_i) + smooth_color / P sum_i |sh_i - m_i|^2`,
+/// with `x` in the space around and before the cameras, `extent` that of the capture, `softplus` as in
+/// [`crate::foam::Foam`], and `m_i` the mean of the SH coefficients of the neighbours of cell `i`, taken as a constant.
 ///
 /// Where many rays see a cell they decide. Where few do, cells take whatever density and colour explains the noise of
 /// those rays, and hide the scene from a camera that stands beside or within them: on snowmiku single test views fall by
@@ -20,13 +21,24 @@ use serde::{Deserialize, Serialize};
 /// 29.12 and 0.864, snowmiku from 27.81 and 0.885 to 26.97 and 0.867. At 0.01 and more, well-covered views lose.
 ///
 /// The second term is taken every fourth step with four times its weight, since it visits all neighbours.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PriorConfig {
     /// Weight of the density; 0 for none.
     pub density: f32,
     /// Weight of the distance of a cell's colour to those of its neighbours; 0 for none.
     pub smooth_color: f32,
+    /// Weight of the density of the space that is known to be empty, around and before the cameras; 0 for none.
+    pub free_space: f32,
+    /// How far that space reaches before a camera, in distances to where its scene begins: to the nearest points of the
+    /// cloud that it sees, or without a cloud to the region of interest. Around the camera it reaches 0.7 times as far.
+    pub free_reach: f32,
+}
+
+impl Default for PriorConfig {
+    fn default() -> Self {
+        Self { density: 0.0, smooth_color: 0.0, free_space: 0.01, free_reach: 0.5 }
+    }
 }
 
 /// Steps from one smoothing to the next.
@@ -53,10 +65,18 @@ impl PriorConfig {
     ///
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<()> {
-        for (field, weight) in [("prior.density", self.density), ("prior.smooth_color", self.smooth_color)] {
+        let weights = [
+            ("prior.density", self.density),
+            ("prior.smooth_color", self.smooth_color),
+            ("prior.free_space", self.free_space),
+        ];
+        for (field, weight) in weights {
             if !(weight >= 0.0 && weight.is_finite()) {
                 return Err(Error::config(field, "at least 0", weight.to_string()));
             }
+        }
+        if !(self.free_reach > 0.0 && self.free_reach <= 1.0) {
+            return Err(Error::config("prior.free_reach", "above 0, at most 1", self.free_reach.to_string()));
         }
         Ok(())
     }
@@ -68,7 +88,16 @@ impl Trainer {
     pub(super) fn add_prior(&self, grad_raw: &mut [f32], grad_sh: &mut [f32], derivative: &[f32]) -> Result<()> {
         let prior = &self.config.prior;
         let of_density = prior.density_gradient(&self.foam);
-        if of_density > 0.0 {
+        let (counts, of_place) = (self.free_space_counts(), self.free_space_gradient());
+        if !counts.is_empty() {
+            let cells = grad_raw.par_iter_mut().zip(derivative).zip(&counts).with_min_len(4096);
+            cells.for_each(|((g, d), &count)| {
+                let gradient = of_density + of_place * count as f32;
+                if gradient > 0.0 {
+                    *g += gradient * d;
+                }
+            });
+        } else if of_density > 0.0 {
             grad_raw.par_iter_mut().zip(derivative).with_min_len(4096).for_each(|(g, d)| *g += of_density * d);
         }
         let smoothing = prior.smooth_gradient(&self.foam, self.step);

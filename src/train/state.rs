@@ -1,6 +1,7 @@
 //! Saving a training run and going on with it.
 
 use super::cells::{built_cells, new_faces};
+use super::free_space::FreeSpace;
 use super::migrate::{FORMAT_VERSION, migrate_header};
 use super::{Adam, Profile, TrainConfig, Trainer, check_device, training_pixels};
 use crate::camera::Camera;
@@ -257,6 +258,7 @@ impl Trainer {
         Ok(Self {
             faces: new_faces(&foam),
             built_cells: built_cells(&foam, &dataset),
+            free_space: FreeSpace::new(&dataset, config.prior.free_space > 0.0),
             workspace: fused::Workspace::default(),
             config,
             dataset,

@@ -35,7 +35,7 @@ fn all_of_it() -> TrainConfig {
         sampler,
         background: Some(Background::Random),
         loss: LossConfig { quantile_weight: 1e-2, ..LossConfig::default() },
-        prior: PriorConfig { density: 1e-3, smooth_color: 1e-3 },
+        prior: PriorConfig { density: 1e-3, smooth_color: 1e-3, ..PriorConfig::default() },
         topology: TopologyConfig { check_every: 3, moved_limit: 0.1, moved_share: 0.05 },
         ..config(40)
     }

@@ -98,15 +98,34 @@ fn densities_and_what_goes_back_through_them() {
         failures.equal(format!("{launch:?}: derivatives"), &bits(&derivative), &bits(&slope));
         failures.equal(format!("{launch:?}: sentinels"), &found[NUM..], &[0.0; SENTINELS]);
 
-        for prior in [0.0, 0.3] {
+        let cells: Vec<u32> = (0..200).map(|i| rng(5).below(i, 40) as u32).collect();
+        let mut counts = vec![0u32; NUM];
+        kernels::count_cells_u32(&launch, &cells, cells.len() as u64, &mut counts);
+        let expected: Vec<u32> =
+            (0..NUM as u32).map(|cell| cells.iter().filter(|&&other| other == cell).count() as u32).collect();
+        failures.equal(format!("{launch:?}: counts"), &counts, &expected);
+
+        for (prior, of_place) in [(0.0, 0.0), (0.3, 0.0), (0.0, 0.1), (0.3, 0.1)] {
             let grad = nasty(NUM, 9);
             let expected: Vec<f32> = grad
                 .iter()
                 .zip(&derivative)
-                .map(|(g, d)| if prior > 0.0 { g * d + prior * d } else { g * d })
+                .zip(&counts)
+                .map(|((g, d), &count)| {
+                    let prior = prior + of_place * count as f32;
+                    if prior > 0.0 { g * d + prior * d } else { g * d }
+                })
                 .collect();
             let mut found = grad.clone();
-            kernels::density_grad_f32(&launch, &derivative, NUM as u64, prior, &mut found);
+            kernels::density_grad_f32(
+                &launch,
+                &derivative,
+                NUM as u64,
+                prior,
+                (of_place > 0.0).then_some(&counts[..]),
+                of_place,
+                &mut found,
+            );
             failures.equal(format!("{launch:?}: gradient"), &bits(&found), &bits(&expected));
         }
     }
