@@ -137,6 +137,10 @@ fn last_gradients(trainer: &Trainer) -> Result<[Vec<f32>; 3]> {
     Ok(PARAMETERS.map(|name| values(&tensors[&format!("optim.{name}")].get(0).expect("moments"))))
 }
 
+fn no_prior() -> PriorConfig {
+    PriorConfig { density: 0.0, smooth_color: 0.0, free_space: 0.0, ..PriorConfig::default() }
+}
+
 /// Everything that a loss can have, on a trace without cut-offs, on cells that are triangulated at every step.
 fn smooth_config() -> TrainConfig {
     TrainConfig {
@@ -151,7 +155,7 @@ fn smooth_config() -> TrainConfig {
         },
         loss: LossConfig { opacity_weight: 0.1, quantile_weight: 0.02, importance_exponent: 0.7 },
         optim: OptimConfig { adam: AdamSettings { beta1: 0.0, ..AdamSettings::default() }, ..OptimConfig::default() },
-        prior: PriorConfig::default(),
+        prior: no_prior(),
         topology: TopologyConfig { check_every: 1, moved_limit: 0.0, moved_share: 0.0 },
         refine: RefineConfig { rounds: 0, ..RefineConfig::default() },
         ..config(8)
@@ -253,7 +257,7 @@ fn the_trainer_takes_the_gradients_of_its_loss() -> Result<()> {
 /// documentation of the prior says.
 #[test]
 fn the_prior_adds_its_gradient() -> Result<()> {
-    let prior = PriorConfig { density: 0.3, smooth_color: 0.2 };
+    let prior = PriorConfig { density: 0.3, smooth_color: 0.2, ..no_prior() };
     let mut before = trainer(smooth_config())?;
     for _ in 0..4 {
         before.step()?;
@@ -265,7 +269,8 @@ fn the_prior_adds_its_gradient() -> Result<()> {
         let config = TrainConfig { prior, ..before.config().clone() };
         Trainer::resume_with(&path, dataset(), config, &Device::Cpu)
     };
-    let (mut plain, mut more) = (with(PriorConfig::default())?, with(prior)?);
+    let (mut plain, mut more) = (with(no_prior())?, with(prior)?);
+    let mut free = with(PriorConfig { density: 0.3, free_space: 0.7, ..no_prior() })?;
     let foam = more.foam().deep_clone()?;
     plain.step()?;
     more.step()?;
@@ -292,6 +297,27 @@ fn the_prior_adds_its_gradient() -> Result<()> {
             let expected = if neighbors.is_empty() { 0.0 } else { expected };
             check(format!("sh[{i}]"), sh_with[i] - sh_without[i], expected, sh_with[i].abs().max(1e-6));
         }
+    }
+    // Each of 1024 places adds the same to the density of its cell, on top of what all cells get.
+    free.step()?;
+    let [_, raw_free, _] = last_gradients(&free)?;
+    let each = 0.7 * free.dataset().extent / 1024.0;
+    let (mut num_places, mut num_cells_free) = (0.0, 0);
+    for cell in 0..num_cells {
+        let slope = free.foam().density_scale() / (1.0 + (-10.0 * f64::from(raw[cell])).exp());
+        let added = f64::from(raw_free[cell]) - f64::from(raw_without[cell]);
+        let places = (added - 0.3 / num_cells as f64 / (1.0 + (-10.0 * f64::from(raw[cell])).exp())) / (each * slope);
+        let off = (places - places.round()).abs();
+        let rounding = 2e-6 * f64::from(raw_free[cell].abs().max(raw_without[cell].abs())) / (each * slope);
+        if places < -0.1 || off > 1e-3 + 1e-5 * places + rounding {
+            failures.push(format!("{places} places in cell {cell}"));
+        }
+        num_places += places.round();
+        num_cells_free += u32::from(places > 0.5);
+    }
+    println!("{num_places} places in {num_cells_free} of {num_cells} cells");
+    if !(900.0..=1024.0).contains(&num_places) || !(5..num_cells as u32 / 2).contains(&num_cells_free) {
+        failures.push(format!("{num_places} places in {num_cells_free} of {num_cells} cells"));
     }
     assert!(failures.is_empty(), "\n{}", failures[..failures.len().min(20)].join("\n"));
     Ok(())

@@ -62,6 +62,7 @@ fn every_version_is_read_and_goes_on() -> Result<()> {
         for key in ["progress", "extent", "normalization", "density_scale", "run"] {
             assert_eq!(old.header[key], again.header[key], "{name}: {key}");
         }
+        assert_eq!(trainer.config().prior.free_space, 0.0, "{name}: there was no such prior");
         // Converted, it goes on as the old one does.
         let converted = folder.path().join(name);
         again.save(&converted)?;

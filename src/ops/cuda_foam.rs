@@ -195,12 +195,7 @@ impl CudaFoam {
     }
 
     /// Traces a batch that is not empty and takes its loss back. The totals of the loss go into the report.
-    pub fn pass(
-        &self,
-        sh: &Tensor,
-        pass: &CudaPass,
-        report: &mut StepReport,
-    ) -> Result<(CudaGradients, CudaLoss)> {
+    pub fn pass(&self, sh: &Tensor, pass: &CudaPass, report: &mut StepReport) -> Result<(CudaGradients, CudaLoss)> {
         let device = &self.device;
         let CudaPass { rays, loss: settings, .. } = pass;
         let num_rays = rays.views.elem_count();

@@ -134,3 +134,92 @@ impl Trainer {
         self.config.prior.free_space * self.dataset.extent as f32 / NUM_SAMPLES as f32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::camera::{Lens, Pose};
+    use crate::data::{Image, View};
+    use crate::exchange::PointCloud;
+
+    /// Cameras in a row at `x`, half a unit apart, that look along z at points three units away.
+    fn dataset(points: Vec<[f64; 3]>) -> Dataset {
+        let view = |i: usize| {
+            let pose = Pose::new(Pose::IDENTITY.rotation, [0.5 * i as f64, 0.0, -5.0]).expect("a pose");
+            let camera = Camera {
+                width: 8,
+                height: 8,
+                fx: 8.0,
+                fy: 8.0,
+                cx: 4.0,
+                cy: 4.0,
+                lens: Lens::Pinhole,
+                world_from_camera: pose,
+            };
+            View {
+                name: format!("{i}"),
+                camera,
+                image: Image::new(8, 8, 3, vec![0; 192]).expect("an image"),
+                mask: None,
+            }
+        };
+        Dataset {
+            layout: String::new(),
+            train: (0..6).map(view).collect(),
+            test: Vec::new(),
+            point_cloud: Some(PointCloud { points, ..PointCloud::default() }),
+            normalization: Default::default(),
+            extent: 1.5,
+            skipped: Vec::new(),
+            has_alpha: false,
+            num_masked: 0,
+            num_outside_lens: 0,
+            applied_transform: None,
+        }
+    }
+
+    /// A wall at z = -2, and a wrong match right before the cameras.
+    fn wall() -> Vec<[f64; 3]> {
+        let on_wall = |i: usize| [(i % 40) as f64 / 8.0 - 1.0, (i / 40) as f64 / 8.0 - 1.0, -2.0];
+        let mut points: Vec<[f64; 3]> = (0..640).map(on_wall).collect();
+        points.push([1.0, 0.0, -4.9]);
+        points
+    }
+
+    #[test]
+    fn the_scene_begins_at_the_nearest_points_that_are_seen() {
+        let begin = FreeSpace::new(&dataset(wall()), true).begin;
+        assert!(begin.iter().all(|&begin| (3.0..3.1).contains(&begin)), "{begin:?}");
+        // Without points, at the region of interest, a ball of 1.5 around the origin.
+        let begin = FreeSpace::new(&dataset(Vec::new()), true).begin;
+        assert!((begin[0] - 3.5).abs() < 1e-6, "{begin:?}");
+    }
+
+    #[test]
+    fn samples_lie_around_and_before_the_cameras() {
+        let dataset = dataset(wall());
+        let space = FreeSpace::new(&dataset, true);
+        let (views, places) = space.samples(&dataset, 3, 11, 0.5);
+        assert_eq!((views.len(), places.len()), (1024, 1024));
+        assert_eq!((views, places.clone()), space.samples(&dataset, 3, 11, 0.5));
+        assert_ne!(places, space.samples(&dataset, 3, 12, 0.5).1);
+        assert_ne!(places, space.samples(&dataset, 4, 11, 0.5).1);
+        // Half of the way to the wall, and 0.7 times that around.
+        for place in &places {
+            let ahead = place[2] + 5.0;
+            assert!((-1.09..=1.55 + 1.09).contains(&ahead), "{place:?}");
+        }
+        let mean = |of: &dyn Fn(&[f32; 3]) -> f32| places.iter().map(of).sum::<f32>() / places.len() as f32;
+        assert!((mean(&|place| place[2] + 5.0) - 0.72).abs() < 0.06, "{}", mean(&|place| place[2] + 5.0));
+        assert!((mean(&|place| place[0]) - 1.25).abs() < 0.1, "{}", mean(&|place| place[0]));
+    }
+
+    #[test]
+    fn nothing_is_free_where_the_scene_begins_at_the_cameras() {
+        let mut dataset = dataset(Vec::new());
+        dataset.extent = 100.0;
+        assert!(FreeSpace::new(&dataset, true).samples(&dataset, 0, 0, 0.5).1.is_empty());
+        dataset.extent = 1.0;
+        assert!(FreeSpace::new(&dataset, false).samples(&dataset, 0, 0, 0.5).1.is_empty());
+    }
+}

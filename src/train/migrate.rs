@@ -52,8 +52,18 @@ pub fn migrate_header(path: impl AsRef<Path>, header: &mut Value) -> Result<()> 
     for migration in &MIGRATIONS[(version - OLDEST_VERSION) as usize..] {
         migration(fields);
     }
+    keep_defaults(fields);
     fields.insert("format_version".into(), json!(FORMAT_VERSION));
     Ok(())
+}
+
+/// Writes down settings that are younger than the file, where their defaults are not what held without them.
+fn keep_defaults(header: &mut Map<String, Value>) {
+    if let Some(config) = header.get_mut("config").and_then(Value::as_object_mut)
+        && let Some(prior) = config.entry("prior").or_insert_with(|| json!({})).as_object_mut()
+    {
+        prior.entry("free_space").or_insert(json!(0.0));
+    }
 }
 
 fn from_version_1(header: &mut Map<String, Value>) {
