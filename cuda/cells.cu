@@ -28,7 +28,7 @@ extern "C" __global__ void count_cells_u32(
     u32 *__restrict__ counts       // [P], 0 before
 ) {
     const u64 i = global_thread();
-    if (i < num) atomicAdd(&counts[cells[i]], 1);
+    if (i < num) atomicAdd(&counts[cells[i]], 1u);
 }
 
 // How many values are not finite, and where the first of them is. Any number of threads: each looks at every so many-th

@@ -114,7 +114,9 @@ fn trains_as_the_cpu_does() -> Result<()> {
             ("largest error", a.max_error, b.max_error),
             ("capped", a.capped as f64, b.capped as f64),
         ] {
-            if (a - b).abs() > 1e-2 * b.abs() {
+            // With a lag, a device has measured the last batch and the CPU the one after.
+            let is_of_another = what == "effective sample size" && config.sampler.lag > 0;
+            if !is_of_another && (a - b).abs() > 1e-2 * b.abs() {
                 failures.push(format!("{name}: {what} {a}, expected {b}"));
             }
         }
@@ -220,8 +222,8 @@ fn a_step_copies_what_is_listed() -> Result<()> {
     }
     println!("bytes to and from the device in five steps: {:?}", copied[0]);
     assert_eq!(copied[0], copied[1]);
-    // 23 words of a report each way; learning rates of a cell's values.
-    assert_eq!(copied[0], [5 * (23 * 8 + 14 * 4), 5 * 23 * 8]);
+    // 23 words of a report each way; learning rates of a cell's values; 1024 places of the prior, and a view for each.
+    assert_eq!(copied[0], [5 * (23 * 8 + 14 * 4 + 1024 * 16), 5 * 23 * 8]);
     Ok(())
 }
 

@@ -74,7 +74,8 @@ pub struct SamplerStats {
     pub weighted_share: f64,
     /// The share of the next draw that is made without regard to the map.
     pub uniform_share: f64,
-    /// Effective sample size of the last draw, a share of the batch: `(sum w)^2 / (B sum w^2)` of the weights
+    /// Effective sample size of the last draw (on a device, of the last one whose errors were entered), a share of the
+    /// batch: `(sum w)^2 / (B sum w^2)` of the weights
     /// `w = 1 / (N p)`; 1 where all rays were equally probable.
     pub effective_sample_size: f64,
     /// The mean over the visited entries of `error^error_power`; 0 without a map.
