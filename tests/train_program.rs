@@ -334,7 +334,7 @@ fn the_config_of_the_beginning_may_be_named_again() {
         ("exponent", "steps = 20\n[train.loss]\nimportance_exponent = 0.5", &[]),
         ("capped", "steps = 20", &["--max-cells", "100"]),
         ("strategy", "steps = 20\nsh_degree = 2", &["--sampling", "top-k", "--downsample", "2", "--sh-degree", "1"]),
-        ("set", "steps = 20", &["--set", "prior.free_space=0.5"]),
+        ("set", "steps = 20", &["--set", "prior.density=0.5"]),
         ("flags", "steps = 10\nbackground = \"white\"", &["--steps", "20", "--background", "black", "--seed", "4"]),
     ] {
         place.configure("config.toml", train);
