@@ -36,14 +36,18 @@ fn measured(config: TrainConfig, side: u32) -> Result<(usize, MemoryEstimate)> {
         trainer.step()?;
     }
     // Written beside the training.
-    let checkpoint = trainer.checkpoint(Value::Null)?;
+    let saved = trainer.checkpoint_and_error_map(Value::Null)?;
     trainer.step()?;
-    drop(checkpoint);
+    drop(saved);
     Ok((MOST.load(Ordering::Relaxed) - before, estimate))
 }
 
 #[test]
 fn a_run_takes_what_is_foretold() -> Result<()> {
+    let patch_1 = |mut config: TrainConfig| {
+        config.sampler.patch = 1;
+        config
+    };
     let config = |num_cells: usize, sh_degree, batch_size| {
         let mut config = capture::config(30);
         config.init = InitConfig { num_cells, num_outer_cells: num_cells / 10, ..InitConfig::default() };
@@ -59,11 +63,16 @@ fn a_run_takes_what_is_foretold() -> Result<()> {
         ("cells of degree 3", config(10_000, 3, 1024), 32),
         ("rays", config(1000, 1, 200_000), 32),
         ("pixels", config(500, 1, 1024), 800),
+        ("an error map of every pixel", patch_1(config(500, 1, 1024)), 800),
         ("of each some", config(8000, 2, 30_000), 200),
     ] {
         // The rows that gradients are summed in are mapped, which the allocator does not see: four of each cell.
         let row = (4 + 3 * (config.sh_degree + 1).pow(2)).next_multiple_of(16);
         let mapped = 4 * row * size_of::<f32>() * config.refine.max_cells;
+        // And so are the entries of the error map, and the sums of 16 of them.
+        let patches =
+            (side as usize).div_ceil(config.sampler.map_patch() as usize).pow(2) * capture::dataset().train.len();
+        let mapped = mapped + patches * size_of::<f32>() * 17 / 16;
         let (most, estimate) = measured(config, side)?;
         let most = most + mapped;
         let share = estimate.to_come() as f64 / most as f64;

@@ -90,6 +90,19 @@ fn memory() {
         let (opened, most) = peak(|| Image::open(&path, |w, h| Ok((w, h))).map_err(|e| e.to_string()));
         assert!(opened.is_err() && most < SLACK, "{side}: {most} bytes, {opened:?}");
     }
+    // Neither do the values of a tag, here those of the photometric interpretation.
+    let path = folder.path().join("a.tif");
+    image::GrayImage::new(8, 6).save(&path).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let one = [6, 1, 3, 0, 1, 0, 0, 0];
+    let at = bytes.windows(8).position(|entry| entry == one).expect("the tag") + 4;
+    for count in [7_569_409_u32, 1000] {
+        bytes[at..at + 4].copy_from_slice(&count.to_le_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let (opened, most) = peak(|| Image::open(&path, |w, h| Ok((w, h))).map_err(|e| e.to_string()));
+        let is_told = opened.as_ref().is_err_and(|error| error.contains("tag 262"));
+        assert!(is_told && most < SLACK, "{count}: {most} bytes, {opened:?}");
+    }
     let header = "{'descr': '<f8', 'fortran_order': True, 'shape': (1152921504606846976, 17), }";
     let npy = [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &[0; 17 * 8]].concat();
     fs::write(folder.path().join("poses_bounds.npy"), npy).unwrap();

@@ -4,6 +4,8 @@
 
 #[path = "common/capture.rs"]
 mod capture;
+#[path = "common/refused.rs"]
+mod refused;
 #[allow(dead_code, reason = "what the program asks of it besides")]
 #[path = "../examples/train/saver.rs"]
 mod saver;
@@ -222,6 +224,42 @@ fn a_good_one_takes_the_place_of_a_damaged_one() -> Result<()> {
     Ok(())
 }
 
+/// Without links the older ones are copies; the newest is there all the time even so.
+#[test]
+fn a_file_system_without_links_keeps_copies() -> Result<()> {
+    const STEPS: u64 = 100;
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = Kept::new(folder.path().join(NAME), 3)?;
+    kept.save(&small(0))?;
+    let (saved, looks) = std::thread::scope(|scope| {
+        let saver = scope.spawn(|| {
+            if let Err(error) = refused::refuse_links_and_locks() {
+                println!("skipped: no system call can be refused here ({error})");
+                return Ok(false);
+            }
+            assert!(fs::hard_link(kept.newest(), folder.path().join("link")).is_err());
+            (1..=STEPS).try_for_each(|step| kept.save(&small(step)))?;
+            Ok(true)
+        });
+        let mut looks = 0;
+        while !saver.is_finished() {
+            assert!(kept.newest().exists(), "the newest was gone after {looks} looks");
+            looks += 1;
+        }
+        let saved: Result<bool> = saver.join().expect("a thread");
+        (saved, looks)
+    });
+    if saved? {
+        println!("{looks} looks at {STEPS} saves");
+        let older = [STEPS - 2, STEPS - 1].map(|step| format!("checkpoint-{step:08}.safetensors"));
+        assert_eq!(names(folder.path()), [&older[0], &older[1], NAME]);
+        for (path, step) in kept.all().iter().zip([STEPS, STEPS - 1, STEPS - 2]) {
+            assert_eq!(Checkpoint::load(path, &Device::Cpu)?.header["step"], step);
+        }
+    }
+    Ok(())
+}
+
 /// Of version 1, which has the step among the progress alone.
 #[test]
 fn an_old_one_is_kept_by_its_step() -> Result<()> {
@@ -240,6 +278,7 @@ fn a_save_that_failed_does_not_stop_the_next() {
     let folder = tempfile::tempdir().expect("a folder");
     let kept = Kept::new(folder.path().join(NAME), 1).expect("a checkpoint");
     let mut saver = Saver::new(kept.clone(), folder.path().join("error_map"));
+    assert!(saver.is_free());
     let mut begin = |step: u64, fails: bool| {
         let end = move || if fails { Err(anyhow::anyhow!("of step {step}")) } else { Ok(()) };
         saver.begin(move || Ok((small(step), None, end)))
@@ -248,6 +287,7 @@ fn a_save_that_failed_does_not_stop_the_next() {
     let failed = begin(2, false).expect_err("the one before");
     assert_eq!(failed.to_string(), "of step 1");
     saver.finish().expect("the second");
+    assert!(saver.is_free() && saver.costs.count == 2 && saver.costs.longest <= saver.costs.waited);
     assert_eq!(Checkpoint::load_header(kept.newest()).expect("a header")["step"], 2);
 }
 

@@ -1,6 +1,10 @@
 //! Does the program `train` save when it is interrupted, go on as if it had not been, and refuse what it should?
 #![cfg(unix)]
 
+#[cfg(target_os = "linux")]
+#[path = "common/refused.rs"]
+mod refused;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -219,6 +223,38 @@ fn a_folder_in_use_is_refused_until_the_run_is_killed() {
     assert!(good.exists(), "the one that was gone on from");
 }
 
+/// As on some that are mounted over a network.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_system_without_links_and_locks_will_do() {
+    use std::os::unix::process::CommandExt;
+    let place = Place::new("seed = 3\nsteps = 30");
+    let without = |mut command: Command| {
+        // SAFETY: between fork and exec, this makes a filter in memory of the child's own and tells the system of it.
+        unsafe { command.pre_exec(refused::refuse_links_and_locks) };
+        let output = match command.output() {
+            Ok(output) => output,
+            Err(error) => {
+                println!("skipped: no system call can be refused here ({error})");
+                return None;
+            }
+        };
+        assert!(output.status.success(), "{}", told(&output));
+        Some(told(&output))
+    };
+    let every = ["--checkpoint-every", "0", "--keep", "3"];
+    let Some(said) = without(place.begin("run", &[&every[..], &["--stop-after", "15"]].concat())) else { return };
+    assert!(said.contains("cannot be locked") && !said.contains("not saved"), "{said}");
+    let said = without(place.command(&[&["--resume", "run"], &every[..]].concat())).expect("no locks, as before");
+    assert!(said.contains("cannot be locked") && said.contains("resuming at step 15"), "{said}");
+    for older in ["checkpoint-00000028.safetensors", "checkpoint-00000029.safetensors"] {
+        let read = Checkpoint::load(place.path("run").join(older), &Device::Cpu);
+        assert!(read.is_ok(), "{older}: {:?}", read.err());
+    }
+    succeed(place.begin("whole", &[]));
+    assert!(place.checkpoint("run") == place.checkpoint("whole"), "other bytes than with links");
+}
+
 /// What cannot be saved is no reason to end before the end; then it is.
 #[test]
 fn a_full_disk_leaves_the_last_checkpoint_to_go_on_from() {
@@ -297,18 +333,36 @@ fn the_config_of_the_beginning_may_be_named_again() {
         ("no plan", "", &[][..]),
         ("exponent", "steps = 20\n[train.loss]\nimportance_exponent = 0.5", &[]),
         ("capped", "steps = 20", &["--max-cells", "100"]),
+        ("strategy", "steps = 20\nsh_degree = 2", &["--sampling", "top-k", "--downsample", "2", "--sh-degree", "1"]),
+        ("set", "steps = 20", &["--set", "prior.density=0.5"]),
         ("flags", "steps = 10\nbackground = \"white\"", &["--steps", "20", "--background", "black", "--seed", "4"]),
     ] {
         place.configure("config.toml", train);
         let run = case.replace(' ', "-");
         succeed(place.begin(&run, &[flags, &["--stop-after", "5"]].concat()));
-        let again = ["--resume", &run, "--config", "config.toml", "--stop-after", "6"];
-        let output = place.command(&[&again, flags].concat()).output().expect("train");
-        if !output.status.success() {
-            failures.push(format!("{case}: {}", told(&output)));
+        // With the flags, and without: they are not said anew then.
+        for (step, flags) in [("6", flags), ("7", &[])] {
+            if flags.contains(&"--set") {
+                continue; // There is no such flag with --resume.
+            }
+            let again = ["--resume", &run, "--config", "config.toml", "--stop-after", step];
+            let output = place.command(&[&again, flags].concat()).output().expect("train");
+            if !output.status.success() {
+                failures.push(format!("{case}, to step {step}: {}", told(&output)));
+            }
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+
+    // What the file says anew is, and what flags say that the file said then.
+    place.configure("config.toml", "steps = 10\nseed = 5\nbackground = \"white\"");
+    let again = &["--resume", "flags", "--config", "config.toml", "--stop-after", "8"];
+    let said = fail(place.command(again));
+    assert!(said.contains("config.toml: seed: 4 in the run, 5 now"), "{said}");
+    assert!(!said.contains("background") && !said.contains("steps"), "{said}");
+    place.configure("config.toml", "steps = 10\nbackground = \"white\"");
+    let said = fail(place.command(&[&again[..], &["--background", "white"]].concat()));
+    assert!(said.contains("flags: background") && !said.contains("seed"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A trained foam from a run's folder or file, and the views to look at it from.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,7 @@ use candle_radfoam::data::{
 use candle_radfoam::foam::Foam;
 use candle_radfoam::train::{Background, Preset, TrainConfig, migrate_header};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The files in a run's folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -32,12 +34,16 @@ pub struct RunHeader {
     pub test_views: Option<String>,
     /// What the settings were before any of them was changed.
     pub preset: Preset,
+    /// What the file named by `--config` said where `--set` or flags said otherwise, by the names of the settings.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub overruled: BTreeMap<String, Value>,
 }
 
 impl RunHeader {
     pub fn new(capture: PathBuf, options: &LoadOptions, preset: Preset) -> Self {
         let (resize, test_views) = (options.resize.to_string(), options.test_views.to_string());
-        Self { capture: Some(capture), resize: Some(resize), test_views: Some(test_views), preset }
+        let overruled = BTreeMap::new();
+        Self { capture: Some(capture), resize: Some(resize), test_views: Some(test_views), preset, overruled }
     }
 
     /// How the capture was loaded.

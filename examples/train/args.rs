@@ -207,12 +207,13 @@ fn merge(table: &mut toml::Table, said: &toml::Table) {
 }
 
 /// The settings of a new run: the preset's, with what `--config`, `--set` and flags say, each on top of those before;
-/// and how its capture is loaded.
-pub fn settings(args: &Args) -> Result<(RunConfig, LoadOptions)> {
+/// how its capture is loaded; and what `--config` alone said, if it was there.
+pub fn settings(args: &Args) -> Result<(RunConfig, LoadOptions, Option<RunConfig>)> {
     let (mut config, said) = match &args.config {
         Some(path) => RunConfig::read(path, args.preset)?,
         None => (RunConfig::of(args.preset.unwrap_or_default()), Said::default()),
     };
+    let file = args.config.is_some().then(|| config.clone());
     let sets = |key: &str| args.settings.iter().any(|text| text.split('=').next().is_some_and(|k| k.trim() == key));
     if PLAN.into_iter().any(sets) {
         (config.train.steps, config.train.time_limit) = (None, None);
@@ -225,7 +226,7 @@ pub fn settings(args: &Args) -> Result<(RunConfig, LoadOptions)> {
         config.train.refine.max_cells = TrainConfig::cells_for(seconds * threads);
     }
     (config.resize, config.test_views) = (options.resize.to_string(), options.test_views.to_string());
-    Ok((config, options))
+    Ok((config, options, file))
 }
 
 /// Puts the flags into the configuration.

@@ -132,7 +132,7 @@ struct Run {
 
 impl Run {
     fn begin(args: &Args, device: &Device) -> Result<Self> {
-        let (mut config, options) = args::settings(args)?;
+        let (mut config, options, file) = args::settings(args)?;
         if let Some(capture) = args.capture.as_ref().or(config.capture.as_ref()) {
             let absolute = std::fs::canonicalize(capture).with_context(|| capture.display().to_string())?;
             config.capture = Some(absolute);
@@ -150,7 +150,10 @@ impl Run {
         let trainer = Trainer::new(dataset, config.train.clone(), device)?;
         config.train = trainer.config().clone();
         write_text(&folder.file(CONFIG)?, &toml::to_string(&config)?)?;
-        let header = RunHeader::new(std::fs::canonicalize(&capture)?, &options, config.preset);
+        let mut header = RunHeader::new(std::fs::canonicalize(&capture)?, &options, config.preset);
+        if let Some(file) = file {
+            header.overruled = resume::overruled(file, &config, trainer.dataset())?;
+        }
         let metrics = JsonLines::create(&folder.file(METRICS)?)?;
         Ok(Self {
             trainer,
@@ -297,7 +300,9 @@ impl Run {
                 end = End::Interrupted(status);
                 break;
             }
-            if !over && self.seconds() >= next_checkpoint {
+            // A slow disk delays the next one, and not the training; but for one after each step.
+            let due = self.seconds() >= next_checkpoint && (checkpoint_every == 0.0 || self.saver.is_free());
+            if !over && due {
                 next_checkpoint = self.seconds() + checkpoint_every;
                 let begun = self.begin_save();
                 self.warn_if_not_saved(begun)?;
@@ -462,8 +467,8 @@ impl Run {
         let (path, clock) = (self.folder.file(CLOCK)?, self.clock(self.cpu_seconds()));
         let Self { saver, trainer, header, .. } = self;
         saver.begin(|| {
-            let checkpoint = trainer.checkpoint(serde_json::to_value(&*header)?)?;
-            Ok((checkpoint, trainer.error_map_file()?, move || write_json(&path, &clock)))
+            let (checkpoint, map) = trainer.checkpoint_and_error_map(serde_json::to_value(&*header)?)?;
+            Ok((checkpoint, map, move || write_json(&path, &clock)))
         })
     }
 

@@ -105,6 +105,7 @@ impl Run {
         evaluation: Option<&Evaluation>,
         training: &Evaluation,
     ) -> Result<()> {
+        let saving = self.saver.costs;
         let trainer = &self.trainer;
         write_json(
             &self.folder.file(RESULT)?,
@@ -120,8 +121,10 @@ impl Run {
                 "rays": trainer.num_rays(),
                 "cells": trainer.foam().num_cells(),
                 "sampling": trainer.config().sampler.strategy,
-                "checkpoints": self.saver.count,
-                "seconds_waited_for_checkpoints": self.saver.held,
+                "checkpoints": saving.count,
+                "seconds_waited_for_checkpoints": saving.waited,
+                "longest_wait_for_a_checkpoint": saving.longest,
+                "cpu_seconds_of_checkpoints": saving.beside,
                 "peak_memory_bytes": memory::most_resident(),
                 "curve": self.curve,
                 "per_view": evaluation.map_or(&[][..], |e| &e.views),

@@ -17,7 +17,7 @@ const DIGITS: usize = 8;
 /// header's `step`) in theirs, as `checkpoint-00000120.safetensors` beside `checkpoint.safetensors`.
 ///
 /// At every moment the newest is there and whole, whatever happens to the process or the machine: the older name is a
-/// second link to the present file, made before the new one takes its place.
+/// second link to the present file (or a copy, on a file system without links), made before the new one takes its place.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -91,9 +91,7 @@ impl Kept {
     ///
     /// A file that cannot be read, a folder that cannot be written, a full disk; nothing has changed then.
     pub fn restore(&self, good: impl AsRef<Path>) -> Result<()> {
-        let good = good.as_ref();
-        let mut from = File::open(good).map_err(|source| Error::io(good, source))?;
-        replace_file(&self.newest, |file| io::copy(&mut from, file).map(drop), || Ok(()))
+        copy(good.as_ref(), &self.newest)
     }
 
     /// Gives the present checkpoint the name that it has as an older one.
@@ -106,8 +104,11 @@ impl Kept {
             // The same file, if a save was killed after this; of another course, if a run was taken up from before it.
             fs::remove_file(&older)?;
         }
-        // On a file system without links there is the older name alone for a moment; `all` finds it.
-        fs::hard_link(&self.newest, &older).or_else(|_| fs::rename(&self.newest, &older))
+        // Some file systems have no links: a copy then, so that the newest is there all the time. Where there is no room
+        // for one either, the older name is there alone for a moment; `all` finds it.
+        fs::hard_link(&self.newest, &older)
+            .or_else(|_| copy(&self.newest, &older).map_err(io::Error::other))
+            .or_else(|_| fs::rename(&self.newest, &older))
     }
 
     fn remove_too_many(&self, next: Option<u64>) {
@@ -146,6 +147,12 @@ impl Kept {
         };
         entries.flatten().filter_map(|entry| Some((step(&entry.path())?, entry.path()))).collect()
     }
+}
+
+/// Copies a file, whole or not at all.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut file = File::open(from).map_err(|source| Error::io(from, source))?;
+    replace_file(to, |part| io::copy(&mut file, part).map(drop), || Ok(()))
 }
 
 /// The step of a header; version 1 of the format has it among the progress alone.

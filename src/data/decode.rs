@@ -6,7 +6,7 @@ use std::path::Path;
 use ::image::metadata::Orientation;
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
-use super::jpeg;
+use super::{jpeg, tiff};
 use crate::exchange::describe;
 use crate::{Error, Result};
 
@@ -65,6 +65,14 @@ pub(super) fn decode(
                 rgba.pixels_mut().for_each(|pixel| pixel.0[3] = u8::MAX);
             }
             picture
+        }
+        ImageFormat::Tiff => {
+            if let Some((tag, values)) = tiff::false_claim(&mut file, len) {
+                let found = format!("{values} of them in a file of {len} bytes");
+                return Err(Error::file(path, format!("tag {tag}"), "values that are in the file", found));
+            }
+            file.rewind().map_err(io)?;
+            pixels(path, len, ImageReader::with_format(file, format), fits, || None)?
         }
         _ => pixels(path, len, ImageReader::with_format(file, format), fits, || None)?,
     };

@@ -27,6 +27,7 @@ mod npy;
 mod options;
 mod patches;
 mod sampler;
+mod tiff;
 mod transforms;
 
 pub use bitmap::Bitmap;

@@ -12,8 +12,9 @@ const COPIES: u64 = 12;
 const BYTES_PER_CELL: u64 = 700;
 /// Bytes of a ray of a batch: the ray, its colours, its draw, what is kept of its way. Measured.
 const BYTES_PER_RAY: u64 = 95;
-/// Bytes of an entry of the error map: its value, its part of the sums, and a copy in a checkpoint. Measured.
-const BYTES_PER_ENTRY: u64 = 6;
+/// Bytes of an entry of the error map: its value, its part of the sums, and a copy in a checkpoint, which its own file
+/// shares. Measured.
+const BYTES_PER_ENTRY: u64 = 9;
 
 /// What a run takes at its largest, in bytes, beyond the program itself and the file cache.
 ///

@@ -6,7 +6,7 @@ use super::migrate::{FORMAT_VERSION, migrate_header};
 use super::{Adam, Profile, TrainConfig, Trainer, check_device, training_pixels};
 use crate::camera::Camera;
 use crate::checkpoint::{Checkpoint, in_file};
-use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Strategy};
+use crate::data::{Dataset, Loader, LoaderHeader, Normalization, Sampler, Strategy};
 use crate::foam::{Foam, RefineStatistics};
 use crate::ops::{fused, moved};
 use crate::{Error, Result};
@@ -113,6 +113,19 @@ impl Trainer {
         self.checkpoint(extra)?.save(path)
     }
 
+    /// [`Trainer::checkpoint`] and [`Trainer::error_map_file`] of the same moment. They share their tensors: together
+    /// they take no more memory than the checkpoint alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of Candle.
+    pub fn checkpoint_and_error_map(&self, extra: Value) -> Result<(Checkpoint, Option<Checkpoint>)> {
+        let checkpoint = self.checkpoint(extra)?;
+        let tensors = with_prefix(&checkpoint, "sampler.");
+        let map = self.error_map_of(|| Ok((tensors, checkpoint.header["sampler"].clone())))?;
+        Ok((checkpoint, map))
+    }
+
     /// Writes [`Trainer::error_map_file`], whole or not at all. Returns whether there is a map.
     ///
     /// # Errors
@@ -140,11 +153,23 @@ impl Trainer {
     ///
     /// Those of Candle.
     pub fn error_map_file(&self) -> Result<Option<Checkpoint>> {
+        self.error_map_of(|| {
+            let (tensors, header) = self.loader.sampler().state()?;
+            Ok((tensors, serde_json::to_value(header).map_err(candle_core::Error::wrap)?))
+        })
+    }
+
+    /// The file of the error map from the state of the sampler: tensors, of which there may be more, and header.
+    fn error_map_of(
+        &self,
+        state: impl FnOnce() -> Result<(BTreeMap<String, Tensor>, Value)>,
+    ) -> Result<Option<Checkpoint>> {
         let sampler = self.loader.sampler();
         if sampler.config().strategy == Strategy::None {
             return Ok(None);
         }
-        let (mut tensors, header) = sampler.state()?;
+        let (mut tensors, header) = state()?;
+        tensors.retain(|name, _| Sampler::is_state(name));
         if let Some(patches) = sampler.patch_of_entry() {
             let len = patches.len();
             tensors.insert("patch_of_entry".into(), Tensor::from_vec(patches, len, &Device::Cpu)?);

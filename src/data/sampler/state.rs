@@ -98,6 +98,11 @@ impl Sampler {
         Ok((tensors, self.header.clone()))
     }
 
+    /// Whether [`Sampler::state`] may have a tensor of this name.
+    pub(crate) fn is_state(name: &str) -> bool {
+        [MAP_TENSOR, IN_USE_TENSOR].contains(&name)
+    }
+
     /// The sampler that [`Sampler::state`] was asked of. It goes on with the same bits.
     ///
     /// # Errors
