@@ -15,7 +15,9 @@ const UNLIMITED: &str = "9223372036854771712";
 fn the_tightest_limit_on_the_way_up_counts() {
     // The files, below the mounted folder: as `memory.max`, or `a/b/memory.max`.
     type Files<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(&str, &str, &str, &str, Files, Option<u64>); 13] = [
+    // What it is, the mounts, the groups of this process, where the files are, and what is left.
+    type Case<'a> = (&'a str, &'a str, &'a str, &'a str, Files<'a>, Option<u64>);
+    let cases: [Case; 13] = [
         ("no limits", V2, "0::/a", "sys/fs/cgroup", &[("a/memory.max", "max"), ("a/memory.current", "7")], None),
         ("its own", V2, "0::/a", "sys/fs/cgroup", &[("a/memory.max", "100"), ("a/memory.current", "7")], Some(93)),
         (
