@@ -209,6 +209,8 @@ mod tests {
             let ahead = place[2] + 5.0;
             assert!((-1.09..=1.55 + 1.09).contains(&ahead), "{place:?}");
         }
+        assert!(places.iter().any(|place| place[2] < -5.5) && places.iter().any(|place| place[0] < -0.5));
+        assert_eq!(space.beside[2], [2, 1, 3, 0]);
         let mean = |of: &dyn Fn(&[f32; 3]) -> f32| places.iter().map(of).sum::<f32>() / places.len() as f32;
         assert!((mean(&|place| place[2] + 5.0) - 0.72).abs() < 0.06, "{}", mean(&|place| place[2] + 5.0));
         assert!((mean(&|place| place[0]) - 1.25).abs() < 0.1, "{}", mean(&|place| place[0]));

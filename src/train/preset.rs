@@ -1,6 +1,6 @@
 //! Settings for what a run is for.
 
-use super::{OptimConfig, Rate, TrainConfig};
+use super::{OptimConfig, PriorConfig, Rate, TrainConfig};
 use crate::data::{SamplerConfig, Strategy};
 use crate::foam::{InitConfig, RefineConfig};
 use crate::ops::{AdamSettings, TraceSettings};
@@ -17,8 +17,8 @@ pub enum Preset {
     /// A minute: something to look at, and what every comparison in the README begins with.
     #[default]
     Default,
-    /// A quarter of an hour: sharper by some decibels on objects before an empty background. On photographs it gains
-    /// little over [`Preset::Default`], which is where they begin to be learned by heart.
+    /// A quarter of an hour, for pictures to keep. Some photographs gain little over [`Preset::Default`]: they begin to be
+    /// learned by heart.
     Best,
     /// The schedule of the reference implementation (Govindarajan et al., "Radiant Foam", ICCV 2025), for comparison:
     /// 20,000 steps of a million rays drawn evenly, days on a CPU. Steps, rays, SH degree, rates and their ends, Adam,
@@ -120,6 +120,8 @@ fn reference() -> TrainConfig {
             offset: 0.25,
             jitter: 0.1,
         },
+        // It has none.
+        prior: PriorConfig { density: 0.0, smooth_color: 0.0, free_space: 0.0, ..defaults.prior },
         ..defaults
     }
 }
@@ -136,6 +138,7 @@ mod tests {
             assert_eq!(serde_json::json!(preset), preset.name());
         }
         assert_eq!(Preset::ALL.map(Preset::plans_cells), [true, true, true, false]);
+        assert_eq!(TrainConfig::preset(Preset::Reference).prior.free_space, 0.0);
         let refused = "slow".parse::<Preset>().expect_err("no preset").to_string();
         assert!(refused.contains("fast, default, best or reference") && refused.contains("slow"), "{refused}");
         Ok(())
