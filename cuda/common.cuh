@@ -47,3 +47,33 @@ __device__ __forceinline__ u64 block_scan(u64 value) {
     __syncthreads();
     return warp == 0 ? value : value + warp_ends[warp - 1];
 }
+
+struct Pair {
+    u64 first, second;
+};
+
+// Pairs of a tile each become the sums over the tiles before, and the sums over all are returned. For one block of
+// SCAN_THREADS, every thread of which must call it.
+__device__ __forceinline__ Pair scan_tiles(u64 *__restrict__ tiles, u64 num_tiles) {
+    u64 first = 0, second = 0;
+    __shared__ u64 sums[2];
+    for (u64 start = 0; start < num_tiles; start += SCAN_THREADS) {
+        const u64 tile = start + threadIdx.x;
+        const u64 own_first = tile < num_tiles ? tiles[2 * tile] : 0;
+        const u64 own_second = tile < num_tiles ? tiles[2 * tile + 1] : 0;
+        const u64 first_end = first + block_scan(own_first), second_end = second + block_scan(own_second);
+        if (tile < num_tiles) {
+            tiles[2 * tile] = first_end - own_first;
+            tiles[2 * tile + 1] = second_end - own_second;
+        }
+        if (threadIdx.x == SCAN_THREADS - 1) {
+            sums[0] = first_end;
+            sums[1] = second_end;
+        }
+        __syncthreads();
+        first = sums[0];
+        second = sums[1];
+        __syncthreads();
+    }
+    return {first, second};
+}

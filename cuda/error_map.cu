@@ -1,26 +1,8 @@
 // The error map and its integer sums; src/ops/error_map/ is the definition. Every kernel here has its bits: the sums
 // are integers, which have no order.
 #include "ema.cuh"
+#include "map_words.cuh"
 #include "philox.cuh"
-
-// An entry at the cap has this mass.
-#define FULL_MASS 4194304.0f
-// The words of groups and blocks: masses of visited entries below this bit, the number of unvisited ones from it on.
-#define GROUP_COUNT_SHIFT 27
-#define BLOCK_COUNT_SHIFT 32
-// Entries of a group, groups of a block.
-#define GROUP 16
-#define GROUPS 16
-#define BLOCK (GROUP * GROUPS)
-
-// An entry as a word that adds up.
-__device__ __forceinline__ u32 entry_word(float value, float scale) {
-    if (signbit(value)) return 1u << GROUP_COUNT_SHIFT;
-    const float mass = mul(value, scale);
-    return (u32)(mass < FULL_MASS ? mass : FULL_MASS);
-}
-
-__device__ __forceinline__ u64 mass_of(u32 word) { return word & ((1u << GROUP_COUNT_SHIFT) - 1); }
 
 // A word of the lower levels as one of the block level.
 __device__ __forceinline__ u64 widen(u32 word) {
@@ -118,27 +100,9 @@ extern "C" __global__ void __launch_bounds__(SCAN_THREADS) error_map_rule(
     u64 *__restrict__ rule   // [5]: mass of an unvisited entry, mass that every entry gets on top, total; of the map
                              // the mass of the visited entries, and the number of the others
 ) {
-    u64 mass = 0, unvisited = 0;
-    __shared__ u64 sums[2];
-    for (u64 first = 0; first < num_tiles; first += SCAN_THREADS) {
-        const u64 tile = first + threadIdx.x;
-        const u64 own_mass = tile < num_tiles ? tiles[2 * tile] : 0;
-        const u64 own_unvisited = tile < num_tiles ? tiles[2 * tile + 1] : 0;
-        const u64 mass_end = mass + block_scan(own_mass), unvisited_end = unvisited + block_scan(own_unvisited);
-        if (tile < num_tiles) {
-            tiles[2 * tile] = mass_end - own_mass;
-            tiles[2 * tile + 1] = unvisited_end - own_unvisited;
-        }
-        if (threadIdx.x == SCAN_THREADS - 1) {
-            sums[0] = mass_end;
-            sums[1] = unvisited_end;
-        }
-        __syncthreads();
-        mass = sums[0];
-        unvisited = sums[1];
-        __syncthreads();
-    }
+    const Pair sums = scan_tiles(tiles, num_tiles);
     if (threadIdx.x == 0) {
+        const u64 mass = sums.first, unvisited = sums.second;
         const u64 visited = num_entries - unvisited;
         const u64 prior = mass / (visited > 0 ? visited : 1);
         const u64 sum = mass + unvisited * prior;

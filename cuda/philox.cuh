@@ -5,7 +5,7 @@
 #define ROUNDS 10
 
 // What the numbers are for: those of Stream.
-enum { STREAM_DRAW = 0, STREAM_PIXEL = 1, STREAM_BACKGROUND = 4, STREAM_QUANTILE = 5 };
+enum { STREAM_DRAW = 0, STREAM_PIXEL = 1, STREAM_BACKGROUND = 4, STREAM_QUANTILE = 5, STREAM_SHUFFLE = 8, STREAM_MIXTURE = 9 };
 
 struct Block {
     u32 words[4];

@@ -7,6 +7,8 @@ mod common;
 
 #[path = "common/capture.rs"]
 mod capture;
+#[path = "gpu/strategies.rs"]
+mod strategies;
 #[path = "gpu/training.rs"]
 mod training;
 

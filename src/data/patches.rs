@@ -287,6 +287,12 @@ impl Patches {
         Some(move |entry| self.num_rays_of(entry) as f32 / whole)
     }
 
+    /// Pixels of a whole patch.
+    #[cfg(feature = "cuda")]
+    pub fn whole(&self) -> f32 {
+        self.patch as f32 * self.patch as f32
+    }
+
     /// The mean of [`Patches::shares`]; 1 where there are none.
     pub fn mean_share(&self) -> f64 {
         let whole = f64::from(self.patch) * f64::from(self.patch);

@@ -191,6 +191,11 @@ pub(crate) fn threads(num_elements: usize) -> Result<LaunchConfig> {
     grid(num_elements.div_ceil(BLOCK as usize), (BLOCK, 1, 1))
 }
 
+/// Blocks of as many threads as [`threads`] has.
+pub(crate) fn blocks(num_blocks: usize) -> Result<LaunchConfig> {
+    grid(num_blocks, (BLOCK, 1, 1))
+}
+
 /// Blocks of [`SCAN_THREADS`].
 pub(crate) fn scans(num_blocks: usize) -> Result<LaunchConfig> {
     grid(num_blocks, (SCAN_THREADS as u32, 1, 1))

@@ -10,6 +10,8 @@ mod device_choice;
 mod error_map;
 #[cfg(feature = "cuda")]
 mod launch;
+#[cfg(feature = "cuda")]
+mod mixed_rays;
 mod order;
 mod pages;
 #[cfg(feature = "cuda")]
@@ -45,6 +47,7 @@ pub(crate) use weighted_draw::{HostDraws, MAX_UNIFORM_FRACTION, Strata};
 pub(crate) use {
     cuda_foam::{CudaFoam, CudaPass, CudaPlaces, CudaStatistics, StepReport},
     error_map::MapTotals,
+    mixed_rays::PoolRule,
     patch_rays::{CudaPatches, CudaRays},
     transfer::copied,
 };

@@ -18,16 +18,16 @@ pub(crate) const VIEW: usize = 6;
 /// The patches of all views and the rays in each, on a device.
 #[derive(Debug)]
 pub(crate) struct CudaPatches {
-    device: CudaDevice,
+    pub(super) device: CudaDevice,
     /// `[V, 6]`.
-    views: CudaSlice<u32>,
-    num_views: u32,
+    pub(super) views: CudaSlice<u32>,
+    pub(super) num_views: u32,
     /// `[N]`: the rays, entry by entry; none where every pixel is one.
-    ray_order: Option<CudaSlice<u32>>,
+    pub(super) ray_order: Option<CudaSlice<u32>>,
     /// `[E + 1]`: where in it each entry begins; none where each is one ray.
-    first_rays: Option<CudaSlice<u32>>,
-    num_entries: usize,
-    num_pixels: usize,
+    pub(super) first_rays: Option<CudaSlice<u32>>,
+    pub(super) num_entries: usize,
+    pub(super) num_pixels: usize,
 }
 
 /// Rays that were drawn, on a device.
@@ -40,7 +40,7 @@ pub(crate) struct CudaRays {
     /// The entry of each, ascending, with the probability that a draw picks it.
     pub entries: CudaDraws,
     /// The number of pixels, which the indices are below.
-    num_pixels: usize,
+    pub(super) num_pixels: usize,
 }
 
 impl CudaRays {
@@ -148,7 +148,7 @@ impl CudaPatches {
         Ok(CudaRays::known(launch::tensor(rays, num, device), probability, entries, self))
     }
 
-    fn in_use(&self) -> (Option<CudaView<'_, u32>>, Option<CudaView<'_, u32>>) {
+    pub(super) fn in_use(&self) -> (Option<CudaView<'_, u32>>, Option<CudaView<'_, u32>>) {
         (self.ray_order.as_ref().map(CudaSlice::as_view), self.first_rays.as_ref().map(CudaSlice::as_view))
     }
 }

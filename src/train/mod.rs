@@ -130,8 +130,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// A setting out of range, or one that a CUDA device has no kernel for; a dataset without training views; a device
-    /// that is neither the CPU nor one of CUDA.
+    /// A setting out of range; a dataset without training views; a device that is neither the CPU nor one of CUDA.
     pub fn new(dataset: Dataset, config: TrainConfig, device: &Device) -> Result<Self> {
         let started = Instant::now();
         config.validate()?;

@@ -13,6 +13,7 @@ mod pixel_rays;
 mod rows;
 mod sampler;
 mod step;
+mod strategies;
 mod trace;
 
 use candle_core::{Device, Tensor, WithDType};

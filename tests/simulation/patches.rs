@@ -7,21 +7,21 @@ use candle_radfoam::ops::{ErrorMap, ErrorMapSettings};
 use crate::kernels::{self, launches};
 use crate::{Failures, bits, rng};
 
-const SHAPES: [[u32; 2]; 4] = [[9, 17], [1, 1], [8, 40], [33, 5]];
-const BATCH: usize = 777;
+pub const SHAPES: [[u32; 2]; 4] = [[9, 17], [1, 1], [8, 40], [33, 5]];
+pub const BATCH: usize = 777;
 
 /// What the kernels are given of patches, by brute force.
-struct Tables {
-    views: Vec<u32>,
-    num_entries: usize,
+pub struct Tables {
+    pub views: Vec<u32>,
+    pub num_entries: usize,
     /// Entry by entry, where not every pixel is a ray.
-    ray_order: Option<Vec<u32>>,
-    first_rays: Option<Vec<u32>>,
-    num_rays: usize,
+    pub ray_order: Option<Vec<u32>>,
+    pub first_rays: Option<Vec<u32>>,
+    pub num_rays: usize,
 }
 
 impl Tables {
-    fn new(patch: u32, in_use: Option<&Bitmap>) -> Self {
+    pub fn new(patch: u32, in_use: Option<&Bitmap>) -> Self {
         let (mut views, mut ray_order, mut first_rays) = (Vec::new(), Vec::new(), vec![0]);
         let (mut first_pixel, mut first_patch) = (0, 0);
         for [height, width] in SHAPES {
@@ -56,12 +56,12 @@ impl Tables {
     }
 }
 
-fn bitmaps() -> [Option<Bitmap>; 2] {
+pub fn bitmaps() -> [Option<Bitmap>; 2] {
     let len = SHAPES.iter().map(|[height, width]| (height * width) as usize).sum();
     [None, Some(Bitmap::from_fn(len, |pixel| pixel > 9 && pixel / 20 % 3 != 0).unwrap())]
 }
 
-fn vector<T: candle_core::WithDType>(tensor: &Tensor) -> Vec<T> {
+pub fn vector<T: candle_core::WithDType>(tensor: &Tensor) -> Vec<T> {
     tensor.to_vec1().unwrap()
 }
 

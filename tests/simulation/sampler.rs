@@ -12,16 +12,16 @@ const SCAN_THREADS: usize = 1024;
 
 /// An error map as it lies on a device.
 #[derive(Clone)]
-struct Device {
+pub struct Device {
     len: usize,
-    values: Vec<f32>,
+    pub values: Vec<f32>,
     groups: Vec<u32>,
     blocks: Vec<u64>,
-    scale: f32,
+    pub scale: f32,
 }
 
 impl Device {
-    fn new(values: &[f32], cap: f32, launch: impl Fn(usize) -> Launch) -> Self {
+    pub fn new(values: &[f32], cap: f32, launch: impl Fn(usize) -> Launch) -> Self {
         let len = values.len();
         let mut values = values.to_vec();
         values.resize(len.next_multiple_of(BLOCK), 0.0);
@@ -32,7 +32,17 @@ impl Device {
         Self { len, values, groups, blocks, scale }
     }
 
-    fn draw(&self, num: usize, settings: DrawSettings, seed: u64, step: u64, order: u32) -> (Vec<u32>, Vec<f32>) {
+    /// What the map sums to, and the rule of a draw without a uniform share.
+    pub fn rule(&self, order: u32) -> [u64; 5] {
+        let num_tiles = self.blocks.len().div_ceil(SCAN_THREADS);
+        let scan = |blocks: usize| Launch { grid: [blocks as u32, 1, 1], block: [SCAN_THREADS as u32, 1, 1], order };
+        let (mut tiles, mut rule) = (vec![7; 2 * num_tiles], [7; 5]);
+        kernels::error_map_tiles(&scan(num_tiles), &self.blocks, self.blocks.len() as u64, &mut tiles);
+        kernels::error_map_rule(&scan(1), num_tiles as u64, self.len as u64, 0.0, &mut tiles, &mut rule);
+        rule
+    }
+
+    pub fn draw(&self, num: usize, settings: DrawSettings, seed: u64, step: u64, order: u32) -> (Vec<u32>, Vec<f32>) {
         let (num_blocks, num_entries) = (self.blocks.len(), self.len as u64);
         let num_tiles = num_blocks.div_ceil(SCAN_THREADS);
         let scan = |blocks: usize| Launch { grid: [blocks as u32, 1, 1], block: [SCAN_THREADS as u32, 1, 1], order };

@@ -16,8 +16,9 @@ const LEAST_SAMPLE_SIZE: f64 = 0.25;
 const BETTER: f64 = 1.05;
 /// A ray's density is not taken for less: without a uniform share one of error 0 has none.
 const LEAST_DENSITY: f64 = 1e-6;
-/// Rays a task sums up.
-const TASK: usize = 8192;
+/// Rays a task sums up, and in how many lanes: a kernel adds up in the same order (cuda/adaptive.cu).
+const TASK: usize = 1024;
+const LANES: usize = 256;
 const NUM_RUNGS: usize = 3;
 
 /// What is known of the rungs, and which one is taken.
@@ -59,7 +60,7 @@ impl Sums {
 }
 
 /// The uniform share of each rung.
-fn shares(least: f64) -> [f64; NUM_RUNGS] {
+pub(super) fn shares(least: f64) -> [f64; NUM_RUNGS] {
     [1.0, (1.0 + least) / 2.0, least]
 }
 
@@ -73,27 +74,52 @@ impl Adaptive {
     /// it, and its error. Rays with an error that is not finite are left out.
     pub fn observe(&mut self, least: f64, weights: &[f64], densities: &[f32], errors: &[f32]) {
         let shares = shares(least);
-        let sums_of = |from: usize| {
-            let mut sums = Sums::default();
-            for ray in from..errors.len().min(from + TASK) {
-                let error = f64::from(errors[ray].max(0.0));
-                if !errors[ray].is_finite() {
-                    continue;
-                }
-                let (weight, density) = (weights[ray], f64::from(densities[ray]));
-                sums.one += weight;
-                sums.square += weight * error * error;
-                for (rung, share) in shares.into_iter().enumerate() {
-                    let other = weight / ((1.0 - share) * density + share).max(LEAST_DENSITY);
-                    sums.weight[rung] += other;
-                    sums.weighted_square[rung] += other * error * error;
-                }
+        let of_ray = |ray: usize| {
+            if !errors[ray].is_finite() {
+                return Sums::default();
             }
-            sums
+            let (weight, density) = (weights[ray], f64::from(densities[ray]));
+            let error = f64::from(errors[ray].max(0.0));
+            let others = shares.map(|share| weight / ((1.0 - share) * density + share).max(LEAST_DENSITY));
+            Sums {
+                one: weight,
+                square: weight * error * error,
+                weight: others,
+                weighted_square: others.map(|other| other * error * error),
+            }
+        };
+        let sums_of = |from: usize| {
+            let mut lanes = [Sums::default(); LANES];
+            for ray in from..errors.len().min(from + TASK) {
+                let lane = &mut lanes[(ray - from) % LANES];
+                *lane = lane.plus(of_ray(ray));
+            }
+            let mut half = LANES / 2;
+            while half > 0 {
+                let (low, high) = lanes.split_at_mut(half);
+                low.iter_mut().zip(high).for_each(|(low, high)| *low = low.plus(*high));
+                half /= 2;
+            }
+            lanes[0]
         };
         // In tasks of a fixed size, added up in order: the same bits for any number of threads.
         let parts: Vec<Sums> = (0..errors.len().div_ceil(TASK)).into_par_iter().map(|t| sums_of(t * TASK)).collect();
-        self.sums = parts.into_iter().fold(self.sums.times(MEMORY), Sums::plus);
+        self.learn(parts.into_iter().fold(Sums::default(), Sums::plus));
+    }
+
+    /// What [`Adaptive::observe`] sums up, as a kernel gives it.
+    #[cfg(feature = "cuda")]
+    pub fn learn_sums(&mut self, sums: [f64; 2 + 2 * NUM_RUNGS]) {
+        self.learn(Sums {
+            one: sums[0],
+            square: sums[1],
+            weight: std::array::from_fn(|rung| sums[2 + rung]),
+            weighted_square: std::array::from_fn(|rung| sums[2 + NUM_RUNGS + rung]),
+        });
+    }
+
+    fn learn(&mut self, batch: Sums) {
+        self.sums = self.sums.times(MEMORY).plus(batch);
         self.updates += 1;
         if self.updates.is_multiple_of(DECIDE_EVERY) {
             self.decide();

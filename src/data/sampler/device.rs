@@ -2,10 +2,12 @@
 
 use candle_core::{Device, Tensor};
 
+use super::adaptive::shares;
 use super::draw::{Draw, DrawHeader};
-use super::rays::Method;
+use super::epoch::Permutation;
+use super::rays::{Method, pool_size};
 use super::{Sampler, SamplerConfig, SamplerHeader, Strategy};
-use crate::ops::{CudaErrorMap, CudaPatches, CudaRays, ErrorMap, MapTotals, moved};
+use crate::ops::{CudaErrorMap, CudaPatches, CudaRays, ErrorMap, MapTotals, PoolRule, moved};
 use crate::{Error, Result};
 
 /// What of a sampler is on a device.
@@ -24,6 +26,13 @@ impl OnDevice {
         Ok(self.map.as_ref().map(CudaErrorMap::to_host).transpose()?)
     }
 
+    /// The mean of the map as it is now, and the share of its entries that were visited. Reads 16 bytes back.
+    pub fn read_summary(&self) -> Result<Option<(f64, f64)>> {
+        let Some(map) = &self.map else { return Ok(None) };
+        let totals = map.totals()?;
+        Ok(Some((totals.mean(map.len(), self.cap), totals.visited_fraction(map.len()))))
+    }
+
     /// The mean error of a visited entry, and the share of the entries that were visited, where there is a map.
     pub fn map_summary(&self) -> Option<(f64, f64)> {
         let len = self.map.as_ref()?.len();
@@ -39,6 +48,8 @@ pub(crate) struct DeviceDraw {
     weighted: bool,
     /// Whether its entries are those of a map.
     has_map: bool,
+    /// See [`Draw`]: on the device; none where nobody asks.
+    densities: Option<Tensor>,
 }
 
 impl DeviceDraw {
@@ -60,7 +71,7 @@ impl DeviceDraw {
             indices: host(indices)?.to_vec1()?,
             probability: host(probability)?.to_vec1()?,
             entries: if self.has_map { host(&entries.draws().indices)?.to_vec1()? } else { Vec::new() },
-            densities: Vec::new(),
+            densities: self.densities.as_ref().map_or(Ok(Vec::new()), |densities| host(densities)?.to_vec1())?,
             header: self.header,
         })
     }
@@ -81,7 +92,6 @@ pub(crate) struct Told {
 impl Sampler {
     /// Moves the map to `device`: from here on only the functions of this file draw and update.
     pub(in crate::data) fn move_to(&mut self, device: &Device) -> Result<()> {
-        self.check_supported()?;
         let patches = &self.header.patches;
         let on_device = CudaPatches::new(
             &patches.views(),
@@ -108,29 +118,6 @@ impl Sampler {
         Ok(())
     }
 
-    /// Refuses settings that there are no kernels for.
-    fn check_supported(&self) -> Result<()> {
-        let SamplerHeader { config, patches, .. } = &self.header;
-        let share = match config.strategy {
-            Strategy::None | Strategy::Uniform => return Ok(()),
-            Strategy::ErrorWeighted | Strategy::Spatial { .. } => config.uniform_fraction,
-            Strategy::Mixed { error_fraction } => 1.0 - error_fraction,
-            other @ (Strategy::Epoch | Strategy::TopK { .. } | Strategy::Adaptive) => {
-                let expected = "none, uniform, error-weighted, spatial or mixed on a CUDA device";
-                return Err(Error::config("sampler.strategy", expected, format!("{other:?}")));
-            }
-        };
-        // Whether there is any error to be in proportion to is known to the device alone.
-        if share <= 0.0 {
-            return Err(Error::config("sampler.uniform_fraction", "above 0 on a CUDA device", share.to_string()));
-        }
-        if patches.shares().is_some() {
-            let expected = "1 on a CUDA device where pixels are left out (masks, lenses)";
-            return Err(Error::config("sampler.patch", expected, config.map_patch().to_string()));
-        }
-        Ok(())
-    }
-
     fn on_device(&self) -> Result<&OnDevice> {
         self.device.as_ref().ok_or_else(|| Error::config("sampler", "on a device", "on the host"))
     }
@@ -139,17 +126,38 @@ impl Sampler {
     pub(in crate::data) fn prepare_on_device(&self) -> Result<DeviceDraw> {
         let OnDevice { map, patches: tables, .. } = self.on_device()?;
         let SamplerHeader { config, patches, counters, generation, .. } = &self.header;
-        let SamplerConfig { batch_size, seed, .. } = *config;
-        let (rays, weighted) = match (self.method(), map) {
-            (Method::Weighted(share), Some(map)) => {
-                let draws = map.draw(batch_size, share, seed, counters.step)?;
-                (tables.rays_of(draws, seed, counters.step)?, true)
+        let SamplerConfig { batch_size, seed, uniform_fraction, .. } = *config;
+        let (num_rays, step) = (patches.num_rays(), counters.step);
+        let (method, after) = self.followed()?;
+        let rays = match (method, map) {
+            (Method::Weighted(share), Some(map)) if patches.shares().is_none() => {
+                tables.rays_of(map.draw(batch_size, share, seed, step)?, seed, step)?
             }
-            _ => (tables.evenly(batch_size, patches.num_rays(), seed, counters.step)?, false),
+            (Method::Weighted(share), Some(map)) => {
+                let (num_even, rule) = (self.num_even(share), map.rule()?);
+                let draws = map.draw(batch_size - num_even, 0.0, seed, step)?;
+                tables.mixed(draws, (map, &rule), None, (num_even, num_rays, share), seed, step)?
+            }
+            (Method::TopK(pool), Some(map)) => {
+                let (num_even, rule) = (self.num_even(uniform_fraction), map.rule()?);
+                let size = pool_size(pool, map.len());
+                let pool = PoolRule { size, whole: patches.whole(), mean_share: patches.mean_share() };
+                let pool = tables.pool(map, &rule, pool)?;
+                let draws = tables.draw_pool(&pool, batch_size - num_even, seed, step)?;
+                tables.mixed(draws, (map, &rule), Some(&pool), (num_even, num_rays, uniform_fraction), seed, step)?
+            }
+            (Method::Epoch, _) => {
+                let halves = Permutation::new(num_rays, seed, 0).halves();
+                tables.of_epoch(batch_size, num_rays, halves, seed, counters.epoch_position)?
+            }
+            _ => tables.evenly(batch_size, num_rays, seed, step)?,
         };
-        let mut after = *counters;
-        after.step += 1;
-        after.weighted_steps += u64::from(weighted);
+        let densities = match map {
+            Some(map) if config.strategy == Strategy::Adaptive => {
+                Some(tables.densities(map, &*map.rule()?, &rays.entries, num_rays)?)
+            }
+            _ => None,
+        };
         let header = DrawHeader {
             num_rays: patches.num_rays(),
             generation: *generation,
@@ -157,7 +165,7 @@ impl Sampler {
             before: *counters,
             after,
         };
-        Ok(DeviceDraw { rays, header, weighted, has_map: map.is_some() })
+        Ok(DeviceDraw { rays, header, weighted: method.is_weighted(), has_map: map.is_some(), densities })
     }
 
     pub(in crate::data) fn commit_on_device(&mut self, draw: &DeviceDraw) {
@@ -180,7 +188,11 @@ impl Sampler {
         };
         let weighted = draw.header.after.weighted_steps > draw.header.before.weighted_steps;
         let rays = CudaRays::known(indices, probability, entries, patches);
-        Ok(DeviceDraw { rays, header: draw.header, weighted, has_map: map.is_some() })
+        let densities = match &draw.densities[..] {
+            [] => None,
+            densities => Some(upload(Tensor::from_slice(densities, densities.len(), &Device::Cpu)?)?),
+        };
+        Ok(DeviceDraw { rays, header: draw.header, weighted, has_map: map.is_some(), densities })
     }
 
     /// Enters the errors of a draw's rays, `[B]` f32 on the device, raised to their power; `after` is the draw that
@@ -197,7 +209,14 @@ impl Sampler {
             return Err(Error::config("sampler", "on a device", "on the host"));
         };
         if let Some(map) = &mut on_device.map {
-            map.update_drawn(&draw.rays.entries, errors)?;
+            let SamplerHeader { config, patches, adaptive, .. } = &mut self.header;
+            let tables = &on_device.patches;
+            if let Some(densities) = &draw.densities {
+                let (num_rays, shares) = (draw.num_rays(), shares(config.uniform_fraction));
+                adaptive.learn_sums(tables.adaptive_sums(&draw.rays, densities, errors, num_rays, shares)?);
+            }
+            let shared = tables.shared(errors, &draw.rays.entries, config.error_cap, patches.whole())?;
+            map.update_drawn(&draw.rays.entries, shared.as_ref().unwrap_or(errors))?;
             self.header.max_error = told.max_error;
             self.header.capped += told.capped;
         }

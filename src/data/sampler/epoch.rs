@@ -28,6 +28,12 @@ impl Permutation {
         Self { len, left, right, rng: Rng::new(seed, Stream::Shuffle, epoch) }
     }
 
+    /// The sizes of the halves of the network.
+    #[cfg(feature = "cuda")]
+    pub fn halves(&self) -> [u64; 2] {
+        [self.left, self.right]
+    }
+
     /// Where `at`, below the length, goes.
     pub fn get(&self, at: u32) -> u32 {
         let mut at = self.network(u64::from(at));

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::draw::DrawHeader;
 use super::epoch::Permutation;
+use super::stats::Counters;
 use super::{Draw, Failure, OnFailure, Sampler, SamplerHeader, Strategy, top_k};
 use crate::ops::{ErrorMap, HostDraws, MAX_UNIFORM_FRACTION, Strata};
 use crate::rng::{Rng, Stream};
@@ -18,6 +19,13 @@ pub(super) enum Method {
     Weighted(f64),
     /// From the pool of this share of the entries.
     TopK(f64),
+}
+
+impl Method {
+    /// Whether it follows the map.
+    pub fn is_weighted(self) -> bool {
+        matches!(self, Self::Weighted(_) | Self::TopK(_))
+    }
 }
 
 /// Rays with their probabilities, grouped by entry.
@@ -58,29 +66,50 @@ impl Sampler {
     }
 
     /// Why `method` cannot be followed, if so.
-    fn failure(&self, method: Method) -> Option<Failure> {
+    fn failure(&self, method: Method) -> Result<Option<Failure>> {
         let needs_errors = match method {
             Method::Uniform | Method::Epoch => false,
             Method::Weighted(share) => share == 0.0,
             Method::TopK(_) => self.header.config.uniform_fraction == 0.0,
         };
-        let map = self.map.as_ref().filter(|_| needs_errors)?;
+        let told = if needs_errors { self.mean_and_visited()? } else { None };
         // While nothing was visited all entries count alike, and that is as the strategy says.
-        (map.mean() == 0.0 && map.visited_fraction() > 0.0).then_some(Failure::ZeroMap)
+        Ok(told.filter(|&(mean, visited)| mean == 0.0 && visited > 0.0).map(|_| Failure::ZeroMap))
     }
 
-    /// Draws the rays of the next step without moving on to it.
-    pub(in crate::data) fn prepare(&self) -> Result<Draw> {
-        let SamplerHeader { config, patches, counters, generation, .. } = &self.header;
+    /// The mean of the map as it is now, and the share of its entries that were visited.
+    fn mean_and_visited(&self) -> Result<Option<(f64, f64)>> {
+        #[cfg(feature = "cuda")]
+        if let Some(on_device) = &self.device {
+            return on_device.read_summary();
+        }
+        Ok(self.map.as_ref().map(|map| (map.mean(), map.visited_fraction())))
+    }
+
+    /// How the next batch is drawn, and the counters with what is told of it.
+    pub(super) fn followed(&self) -> Result<(Method, Counters)> {
+        let SamplerHeader { config, counters, .. } = &self.header;
         let mut after = *counters;
         let mut method = self.method();
-        if let Some(failure) = self.failure(method) {
+        if let Some(failure) = self.failure(method)? {
             if config.on_failure == OnFailure::Error {
                 return Err(Error::config("sampler.strategy", "one that can be followed", failure.to_string()));
             }
             after.fall_back(failure);
             method = Method::Uniform;
         }
+        after.step += 1;
+        after.weighted_steps += u64::from(method.is_weighted());
+        if method == Method::Epoch {
+            after.epoch_position += config.batch_size as u64;
+        }
+        Ok((method, after))
+    }
+
+    /// Draws the rays of the next step without moving on to it.
+    pub(in crate::data) fn prepare(&self) -> Result<Draw> {
+        let SamplerHeader { config, patches, counters, generation, .. } = &self.header;
+        let (method, after) = self.followed()?;
         let chosen = match (method, &self.map) {
             (Method::Epoch, _) => self.next_of_epoch(counters.epoch_position),
             (Method::Weighted(share), Some(map)) if patches.shares().is_none() => self.by_error(map, share)?,
@@ -88,7 +117,7 @@ impl Sampler {
             (Method::TopK(pool), Some(map)) => self.by_pool(map, pool),
             _ => self.evenly(),
         };
-        let weighted = matches!(method, Method::Weighted(_) | Method::TopK(_));
+        let weighted = method.is_weighted();
         let Chosen { rays: indices, mut entries, probability } = chosen;
         let densities = match &self.map {
             Some(map) if config.strategy == Strategy::Adaptive => self.densities(map, &entries),
@@ -96,11 +125,6 @@ impl Sampler {
         };
         if self.map.is_none() {
             entries = Vec::new();
-        }
-        after.step += 1;
-        after.weighted_steps += u64::from(weighted);
-        if method == Method::Epoch {
-            after.epoch_position += config.batch_size as u64;
         }
         let header = DrawHeader {
             num_rays: patches.num_rays(),
@@ -173,7 +197,7 @@ impl Sampler {
 
     fn by_pool(&self, map: &ErrorMap, pool: f64) -> Chosen {
         let SamplerHeader { config, patches, counters, .. } = &self.header;
-        let size = ((pool * map.len() as f64).ceil() as usize).clamp(1, map.len());
+        let size = pool_size(pool, map.len());
         let (mean, share) = (self.mean_error(map) as f32, patches.shares());
         let error = |entry: u32| {
             let value = map.values()[entry as usize];
@@ -190,7 +214,7 @@ impl Sampler {
     }
 
     /// How many rays of the batch are drawn evenly: `share` of them in the mean over steps, whole ones in each.
-    fn num_even(&self, share: f64) -> usize {
+    pub(super) fn num_even(&self, share: f64) -> usize {
         let SamplerHeader { config, counters, .. } = &self.header;
         let dither = f64::from(Rng::new(config.seed, Stream::Mixture, counters.step).uniform(u32::MAX));
         ((share * config.batch_size as f64 + dither) as usize).min(config.batch_size)
@@ -245,6 +269,11 @@ impl Sampler {
         };
         entries.par_iter().map(density).collect()
     }
+}
+
+/// How many of `len` entries a share of them is.
+pub(super) fn pool_size(pool: f64, len: usize) -> usize {
+    ((pool * len as f64).ceil() as usize).clamp(1, len)
 }
 
 /// What an entry holds; the mean where it was never visited.

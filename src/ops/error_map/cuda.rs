@@ -66,6 +66,11 @@ impl CudaDraws {
         Self { draws: Draws { indices, probability }, len, rule: None }
     }
 
+    /// The same, where a map was asked for what it sums to.
+    pub(crate) fn with_rule(self, rule: &Arc<CudaSlice<u64>>) -> Self {
+        Self { rule: Some(rule.clone()), ..self }
+    }
+
     /// The words that tell [`MapTotals`], on the device; none where no map was asked.
     pub(crate) fn totals(&self) -> Option<CudaView<'_, u64>> {
         self.rule.as_ref().map(|rule| rule.slice(NUM_RULE_WORDS - MapTotals::NUM_WORDS..))
@@ -176,30 +181,11 @@ impl CudaErrorMap {
             let (indices, probability) = (launch::zeros(device, 0)?, launch::zeros(device, 0)?);
             return Ok(self.drawn(num, indices, probability, None));
         }
+        let (tiles, rule) = self.tiles_and_rule(uniform_fraction)?;
         let num_blocks = self.blocks.len();
-        let num_tiles = num_blocks.div_ceil(SCAN_THREADS);
-        // SAFETY: the kernels below write all of these before anything reads them.
-        let (mut tiles, mut rule, mut ends) = unsafe {
-            (
-                device.alloc::<u64>(2 * num_tiles)?,
-                device.alloc::<u64>(NUM_RULE_WORDS)?,
-                device.alloc::<u64>(num_blocks)?,
-            )
-        };
-        let (blocks, entries, tiles_u64) = (num_blocks as u64, self.len as u64, num_tiles as u64);
-
-        let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_tiles")?;
-        let mut args = kernel.args();
-        args.arg(&self.blocks).arg(&blocks).arg(&mut tiles);
-        // SAFETY: the arguments are those of the kernel, which reads `blocks` words and writes two a tile.
-        launched(unsafe { args.launch(launch::scans(num_tiles)?) })?;
-
-        let uniform_ratio = uniform_fraction / (1.0 - uniform_fraction);
-        let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_rule")?;
-        let mut args = kernel.args();
-        args.arg(&tiles_u64).arg(&entries).arg(&uniform_ratio).arg(&mut tiles).arg(&mut rule);
-        // SAFETY: the arguments are those of the kernel, one block, which goes over the tiles and writes five words.
-        launched(unsafe { args.launch(launch::scans(1)?) })?;
+        // SAFETY: the kernel below writes all of it before anything reads it.
+        let mut ends = unsafe { device.alloc::<u64>(num_blocks)? };
+        let (blocks, entries, num_tiles) = (num_blocks as u64, self.len as u64, num_blocks.div_ceil(SCAN_THREADS));
 
         let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_ends")?;
         let mut args = kernel.args();
@@ -222,6 +208,56 @@ impl CudaErrorMap {
         // `num` draws, each from one thread.
         launched(unsafe { args.launch(launch::threads(num)?) })?;
         Ok(self.drawn(num, indices, probability, Some(Arc::new(rule))))
+    }
+
+    /// What the tiles of blocks before each sum to, and the words of the rule of a draw.
+    fn tiles_and_rule(&self, uniform_fraction: f64) -> Result<(CudaSlice<u64>, CudaSlice<u64>)> {
+        let device = &self.device;
+        let num_tiles = self.blocks.len().div_ceil(SCAN_THREADS);
+        // SAFETY: the kernels below write all of both before anything reads them.
+        let (mut tiles, mut rule) =
+            unsafe { (device.alloc::<u64>(2 * num_tiles)?, device.alloc::<u64>(NUM_RULE_WORDS)?) };
+        let (blocks, entries, tiles_u64) = (self.blocks.len() as u64, self.len as u64, num_tiles as u64);
+        let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_tiles")?;
+        let mut args = kernel.args();
+        args.arg(&self.blocks).arg(&blocks).arg(&mut tiles);
+        // SAFETY: the arguments are those of the kernel, which reads `blocks` words and writes two a tile.
+        launched(unsafe { args.launch(launch::scans(num_tiles)?) })?;
+
+        let uniform_ratio = uniform_fraction / (1.0 - uniform_fraction);
+        let kernel = launch::kernel(device, &launch::ERROR_MAP, "error_map_rule")?;
+        let mut args = kernel.args();
+        args.arg(&tiles_u64).arg(&entries).arg(&uniform_ratio).arg(&mut tiles).arg(&mut rule);
+        // SAFETY: the arguments are those of the kernel, one block, which goes over the tiles and writes five words.
+        launched(unsafe { args.launch(launch::scans(1)?) })?;
+        Ok((tiles, rule))
+    }
+
+    /// What the map sums to, on the device, for kernels that ask; the rule is that of a draw without a uniform share.
+    pub(crate) fn rule(&self) -> Result<Arc<CudaSlice<u64>>> {
+        Ok(Arc::new(self.tiles_and_rule(0.0)?.1))
+    }
+
+    /// What the map sums to. Reads 16 bytes back.
+    pub(crate) fn totals(&self) -> Result<MapTotals> {
+        let rule = self.tiles_and_rule(0.0)?.1;
+        let words = launch::read_back(&self.device, &rule.slice(NUM_RULE_WORDS - MapTotals::NUM_WORDS..))?;
+        Ok(MapTotals::from_words([words[0], words[1]]))
+    }
+
+    /// The entries, padded to whole blocks; the sign bit marks unvisited ones.
+    pub(crate) fn values(&self) -> &CudaSlice<f32> {
+        &self.values
+    }
+
+    /// The mass of a unit of error.
+    pub(crate) fn scale(&self) -> f32 {
+        Leaf::new(self.settings.cap).scale
+    }
+
+    /// The largest error.
+    pub(crate) fn cap(&self) -> f32 {
+        self.settings.cap
     }
 
     fn drawn(
