@@ -18,7 +18,7 @@ use candle_radfoam::data::{Image, Pixels, View};
 use candle_radfoam::ops::{
     AdamSettings, CudaErrorMap, DrawSettings, Duplicates, ErrorMap, ErrorMapSettings, Jitter, ScatterSettings,
     TraceInputs, TraceSettings, Traced, adam_step, choose_device, scatter_ema, trace_rays, weighted_draw,
-    weighted_gather,
+    weighted_gather, weighted_gather_drawn,
 };
 use candle_radfoam::rng::{Rng, Stream};
 use common::Scene;
@@ -128,6 +128,33 @@ fn weighted_gather_has_the_bits_of_the_cpu() -> Result<()> {
             assert_same_bits(&format!("{what} of {num} x {width}, ascending {ascending}"), found, expected)?;
         }
     }
+    Ok(())
+}
+
+/// At entries of a map, duplicates among them, without a look at the indices.
+#[test]
+fn gathers_what_a_map_drew() -> Result<()> {
+    let Some(gpu) = device() else { return Ok(()) };
+    let map = CudaErrorMap::new(&ErrorMap::new(50, ErrorMapSettings::default())?, &gpu)?;
+    let drawn = map.draw(300, 0.5, 1, 2)?;
+    let run = |gather: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>| -> Result<[Tensor; 3]> {
+        let table =
+            Var::from_tensor(&Tensor::new(random(1, 60 * 3), &Device::Cpu)?.reshape((60, 3))?.to_device(&gpu)?)?;
+        let weights = Var::from_tensor(&Tensor::new(random(3, 300), &gpu)?)?;
+        let seed = Tensor::new(random(4, 900), &Device::Cpu)?.reshape((300, 3))?.to_device(&gpu)?;
+        let out = gather(&table, &weights)?;
+        let grads = (&out * seed)?.sum_all()?.backward()?;
+        let of = |var: &Var| grads.get(var).cloned().ok_or(candle_core::Error::Msg("no gradient".into()));
+        Ok([out, of(&table)?, of(&weights)?])
+    };
+    let found = run(&|table, weights| weighted_gather_drawn(table, &drawn, Some(weights)))?;
+    let expected = run(&|table, weights| weighted_gather(table, &drawn.draws().indices, Some(weights)))?;
+    for ((what, found), expected) in ["rows", "table", "weights"].iter().zip(&found).zip(&expected) {
+        assert_same_bits(what, found, expected)?;
+    }
+    let small = Tensor::zeros((49, 3), DType::F32, &gpu)?;
+    let error = weighted_gather_drawn(&small, &drawn, None).expect_err("a table of fewer rows").to_string();
+    assert!(error.contains("table") && error.contains("50") && error.contains("49"), "{error}");
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub use pixel_rays::{CudaPixels, PixelRays};
 pub use scatter_ema::{Duplicates, ScatterSettings, ScatterStats, scatter_ema};
 pub use trace::{RayGradient, Real, TraceInputs, TraceSettings, Traced, trace_rays};
 pub use weighted_draw::{DrawSettings, Draws, Jitter, effective_sample_size, weighted_draw};
+#[cfg(feature = "cuda")]
+pub use weighted_gather::weighted_gather_drawn;
 pub use weighted_gather::{weighted_gather, weighted_gather_many};
 
 pub(crate) use adam::zero_moments;

@@ -6,8 +6,13 @@ use candle_core::{
 
 use crate::ops::launch::{self, Ascending, Operand};
 
-/// `out[b] = weights[b] * table[indices[b]]`.
-pub(super) fn gather(table: Operand, indices: Operand, weights: Option<Operand>) -> Result<(CudaStorage, Shape)> {
+/// `out[b] = weights[b] * table[indices[b]]`. Here and below, `drawn` indices are known to ascend and to be those of rows.
+pub(super) fn gather(
+    table: Operand,
+    indices: Operand,
+    weights: Option<Operand>,
+    drawn: bool,
+) -> Result<(CudaStorage, Shape)> {
     launch::check_f32("weighted_gather", table.0)?;
     let device = table.0.device().clone();
     let (num_entries, width) = table.1.shape().dims2()?;
@@ -17,7 +22,9 @@ pub(super) fn gather(table: Operand, indices: Operand, weights: Option<Operand>)
         return Ok((CudaStorage::wrap_cuda_slice(launch::zeros::<f32>(&device, 0)?, device), shape));
     }
     let indices = launch::view::<u32>("indices", indices)?;
-    launch::check_indices(&device, &indices, num_entries)?;
+    if !drawn {
+        launch::check_indices(&device, &indices, num_entries)?;
+    }
     if width == 0 {
         return Ok((CudaStorage::wrap_cuda_slice(launch::zeros::<f32>(&device, 0)?, device), shape));
     }
@@ -33,7 +40,7 @@ pub(super) fn gather(table: Operand, indices: Operand, weights: Option<Operand>)
     launch::optional(&mut args, weights.as_ref());
     args.arg(&num).arg(&columns).arg(&mut out);
     // SAFETY: the arguments are those of the kernel. It reads `num` indices and weights, and rows of the table at
-    // indices that have been checked; it writes each of the `num * columns` outputs from one thread.
+    // indices that have been checked or were drawn from a map of no more entries; it writes each of the `num * columns` outputs from one thread.
     unsafe { args.launch(launch::rows(num_rows, width)?) }.map_err(Error::wrap)?;
     Ok((CudaStorage::wrap_cuda_slice(out, device), shape))
 }
@@ -44,6 +51,7 @@ pub(super) fn grad_table(
     indices: Operand,
     weights: Option<Operand>,
     num_entries: usize,
+    drawn: bool,
 ) -> Result<(CudaStorage, Shape)> {
     launch::check_f32("the gradient of weighted_gather", grad.0)?;
     let device = grad.0.device().clone();
@@ -53,7 +61,8 @@ pub(super) fn grad_table(
     if num_rows * width == 0 {
         return Ok((CudaStorage::wrap_cuda_slice(grad_table, device), shape));
     }
-    let batch = Ascending::new(&device, launch::view("indices", indices)?, num_entries)?;
+    let indices = launch::view("indices", indices)?;
+    let batch = if drawn { Ascending::Given(indices) } else { Ascending::new(&device, indices, num_entries)? };
     let (indices, order) = (batch.indices(), batch.order());
     let grad = launch::view::<f32>("grad_rows", grad)?;
     let weights = weights.map(|weights| launch::view::<f32>("weights", weights)).transpose()?;
@@ -72,7 +81,12 @@ pub(super) fn grad_table(
 }
 
 /// `grad_weights[b] = grad[b] . table[indices[b]]`.
-pub(super) fn grad_weights(grad: Operand, table: Operand, indices: Operand) -> Result<(CudaStorage, Shape)> {
+pub(super) fn grad_weights(
+    grad: Operand,
+    table: Operand,
+    indices: Operand,
+    drawn: bool,
+) -> Result<(CudaStorage, Shape)> {
     launch::check_f32("the gradient of weighted_gather", table.0)?;
     let device = grad.0.device().clone();
     let (num_rows, width) = grad.1.shape().dims2()?;
@@ -83,7 +97,9 @@ pub(super) fn grad_weights(grad: Operand, table: Operand, indices: Operand) -> R
     }
     let (grad, table) = (launch::view::<f32>("grad_rows", grad)?, launch::view::<f32>("table", table)?);
     let indices = launch::view::<u32>("indices", indices)?;
-    launch::check_indices(&device, &indices, num_entries)?;
+    if !drawn {
+        launch::check_indices(&device, &indices, num_entries)?;
+    }
 
     let (num, columns) = (num_rows as u64, launch::count_u32("width of table", width)?);
     let kernel = launch::kernel(&device, &launch::WEIGHTED_GATHER, "weighted_gather_grad_weights_f32")?;

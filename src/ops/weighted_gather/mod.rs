@@ -49,7 +49,7 @@ use super::batch::{self, Shared};
 /// # }
 /// ```
 pub fn weighted_gather(table: &Tensor, indices: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
-    gather("table", table, indices, weights, &Arc::default())
+    gather("table", table, indices, weights, &Arc::default(), false)
 }
 
 /// [`weighted_gather`] from each of several tables, which may differ in dtype, width and number of rows. The indices
@@ -80,7 +80,23 @@ pub fn weighted_gather(table: &Tensor, indices: &Tensor, weights: Option<&Tensor
 pub fn weighted_gather_many(tables: &[&Tensor], indices: &Tensor, weights: Option<&Tensor>) -> Result<Vec<Tensor>> {
     let shared = Arc::default();
     let named = tables.iter().enumerate();
-    named.map(|(k, table)| gather(&format!("tables[{k}]"), table, indices, weights, &shared)).collect()
+    named.map(|(k, table)| gather(&format!("tables[{k}]"), table, indices, weights, &shared, false)).collect()
+}
+
+/// [`weighted_gather`] at the entries that a map on a GPU drew, which are known to ascend and to lie in the table: neither
+/// it nor its backward reads anything back, or waits for the device.
+///
+/// - `table`: `[N, C]` f32 on the map's device, with no fewer rows than the map has entries.
+///
+/// # Errors
+///
+/// As [`weighted_gather`], and where the table has fewer rows.
+#[cfg(feature = "cuda")]
+pub fn weighted_gather_drawn(table: &Tensor, draws: &super::CudaDraws, weights: Option<&Tensor>) -> Result<Tensor> {
+    if table.rank() == 2 && table.dim(0)? < draws.map_len() {
+        bail!("tensor table: expected at least {} rows, those of the map, found {}", draws.map_len(), table.dim(0)?)
+    }
+    gather("table", table, &draws.draws().indices, weights, &Arc::default(), true)
 }
 
 fn gather(
@@ -89,6 +105,7 @@ fn gather(
     indices: &Tensor,
     weights: Option<&Tensor>,
     shared: &Arc<Shared>,
+    drawn: bool,
 ) -> Result<Tensor> {
     if table.rank() != 2 {
         bail!("tensor {name}: expected shape [N, C], found {:?}", table.dims())
@@ -99,7 +116,7 @@ fn gather(
     batch::range(name, table.layout())?;
     batch::check_vector::<u32>("indices", indices, None)?;
     batch::check_device("indices", indices, (name, table))?;
-    let op = Gather { shared: shared.clone() };
+    let op = Gather { shared: shared.clone(), drawn };
     let Some(weights) = weights else {
         return table.apply_op2(indices, op);
     };
@@ -136,6 +153,8 @@ fn optional<'a, T: WithDType>(name: &str, tensor: Option<Operand<'a>>) -> Result
 
 struct Gather {
     shared: Arc<Shared>,
+    /// Whether the indices are those of a map on a GPU, whose bounds and order are known.
+    drawn: bool,
 }
 
 impl Gather {
@@ -171,7 +190,8 @@ impl Gather {
         if table.dtype().is_int() {
             return Ok(None);
         }
-        let (op, grad) = (GradTable { rows: table.dim(0)?, shared: self.shared.clone() }, grad.contiguous()?);
+        let (op, grad) =
+            (GradTable { rows: table.dim(0)?, shared: self.shared.clone(), drawn: self.drawn }, grad.contiguous()?);
         Ok(Some(match weights {
             // The gradient of a gradient is not defined here: these need no graph.
             None => grad.apply_op2_no_bwd(indices, &op)?,
@@ -197,7 +217,7 @@ impl CustomOp2 for Gather {
         i: &candle_core::CudaStorage,
         il: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        cuda::gather((t, tl), (i, il), None)
+        cuda::gather((t, tl), (i, il), None, self.drawn)
     }
 
     fn bwd(
@@ -238,7 +258,7 @@ impl CustomOp3 for Gather {
         w: &candle_core::CudaStorage,
         wl: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        cuda::gather((t, tl), (i, il), Some((w, wl)))
+        cuda::gather((t, tl), (i, il), Some((w, wl)), self.drawn)
     }
 
     fn bwd(
@@ -251,7 +271,7 @@ impl CustomOp3 for Gather {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad_table = self.grad_table(table, indices, Some(weights), grad)?;
         // As above: no graph for the gradient of a gradient.
-        let grad_weights = grad.contiguous()?.apply_op3_no_bwd(table, indices, &GradWeights)?;
+        let grad_weights = grad.contiguous()?.apply_op3_no_bwd(table, indices, &GradWeights { drawn: self.drawn })?;
         Ok((grad_table, None, Some(grad_weights)))
     }
 }
@@ -260,6 +280,8 @@ impl CustomOp3 for Gather {
 struct GradTable {
     rows: usize,
     shared: Arc<Shared>,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is asked"))]
+    drawn: bool,
 }
 
 impl GradTable {
@@ -301,7 +323,7 @@ impl CustomOp2 for GradTable {
         i: &candle_core::CudaStorage,
         il: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        cuda::grad_table((g, gl), (i, il), None, self.rows)
+        cuda::grad_table((g, gl), (i, il), None, self.rows, self.drawn)
     }
 }
 
@@ -332,12 +354,15 @@ impl CustomOp3 for GradTable {
         w: &candle_core::CudaStorage,
         wl: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        cuda::grad_table((g, gl), (i, il), Some((w, wl)), self.rows)
+        cuda::grad_table((g, gl), (i, il), Some((w, wl)), self.rows, self.drawn)
     }
 }
 
 /// `grad_weights` from the gradient of the rows, the table and the indices.
-struct GradWeights;
+struct GradWeights {
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is asked"))]
+    drawn: bool,
+}
 
 impl CustomOp3 for GradWeights {
     fn name(&self) -> &'static str {
@@ -383,6 +408,6 @@ impl CustomOp3 for GradWeights {
         i: &candle_core::CudaStorage,
         il: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        cuda::grad_weights((g, gl), (t, tl), (i, il))
+        cuda::grad_weights((g, gl), (t, tl), (i, il), self.drawn)
     }
 }
