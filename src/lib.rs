@@ -31,6 +31,7 @@ pub mod exchange;
 pub mod foam;
 pub mod geometry;
 pub mod ops;
+mod pages;
 pub mod rng;
 pub mod sh;
 pub mod train;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of `src/`, lowest first. A room imports from lower levels only, never from another room of its own.
 const LEVELS: [&[&str]; 5] = [
-    &["error", "rng"],
+    &["error", "pages", "rng"],
     &["camera", "geometry", "sh", "checkpoint", "exchange"],
     &["ops"],
     &["data", "foam"],

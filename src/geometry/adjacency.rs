@@ -1,8 +1,8 @@
 //! Which cells share a face, as compressed rows.
 
 use super::delaunay::Delaunay;
-use super::mesh::{FREE, INFINITE, is_infinite};
-use crate::{Error, Result};
+use super::stars::Stars;
+use crate::{Error, Result, pages};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -45,47 +45,43 @@ impl Adjacency {
     ///
     /// [`Error::Geometry`] if the lists need more than 2^32 entries together.
     pub fn from_delaunay(delaunay: &Delaunay) -> Result<Self> {
-        /// Each chunk clears a mark for every point, which must not outweigh the chunk.
-        const MIN_CHUNK: usize = 4096;
-
         let (num_points, indices) = (delaunay.num_points(), &delaunay.sites.indices);
-        let stars = Stars::new(&delaunay.mesh.vertices, indices.len());
-        let mut vertex_of = vec![0; num_points];
-        for (vertex, &index) in (0..).zip(indices) {
-            vertex_of[index as usize] = vertex;
-        }
-        for &(copy, original) in delaunay.copies() {
-            vertex_of[copy as usize] = vertex_of[original as usize];
-        }
+        let stars = Stars::new(&delaunay.mesh, indices, num_points);
         let mut offsets = Vec::with_capacity(num_points + 1);
+        let mut copies = delaunay.copies().iter().peekable();
         let mut end = 0u64;
         offsets.push(0);
-        for &vertex in &vertex_of {
-            end += u64::from(stars.degree(vertex));
+        for list in 0..num_points as u32 {
+            let original = copies.next_if(|(copy, _)| *copy == list).map_or(list, |&(_, original)| original);
+            end += u64::from(stars.degree(original));
             offsets.push(end as u32);
         }
         check_size(end)?;
-        let mut neighbors = vec![0; end as usize];
-        let chunk_size = num_points.div_ceil(CHUNKS_PER_THREAD * rayon::current_num_threads()).max(MIN_CHUNK);
-        chunks(&offsets, &mut neighbors, chunk_size).into_par_iter().for_each(|(lists, mut rows)| {
-            let mut seen_by = vec![u32::MAX; indices.len()];
-            for (reader, &vertex) in (0..).zip(&vertex_of[lists]) {
-                let (row, others) = std::mem::take(&mut rows).split_at_mut(stars.degree(vertex) as usize);
-                rows = others;
-                seen_by[vertex as usize] = reader;
-                let mut degree = 0;
-                for &cell in stars.cells(vertex) {
-                    for neighbor in delaunay.mesh.vertices[cell as usize] {
-                        if neighbor != INFINITE && seen_by[neighbor as usize] != reader {
-                            seen_by[neighbor as usize] = reader;
-                            row[degree] = indices[neighbor as usize];
-                            degree += 1;
-                        }
+        let higher = stars.higher_neighbors();
+        drop(stars);
+        let mut neighbors = pages::zeros(end as usize);
+        let chunk_size = num_points.div_ceil(rayon::current_num_threads()).max(1);
+        // From the lowest list to the highest, so that each gets its lower neighbours in order, then its higher ones.
+        chunks(&offsets, &mut neighbors, chunk_size).into_par_iter().for_each(|(lists, rows)| {
+            let (first, start) = (lists.start, offsets[lists.start]);
+            let mut next: Vec<u32> = offsets[lists].iter().map(|offset| offset - start).collect();
+            for (list, higher) in higher.lists() {
+                for neighbor in higher {
+                    if let Some(next) = next.get_mut((*neighbor as usize).wrapping_sub(first)) {
+                        rows[*next as usize] = list;
+                        *next += 1;
                     }
                 }
-                row.sort_unstable();
+                if let Some(next) = next.get((list as usize).wrapping_sub(first)) {
+                    rows[*next as usize..][..higher.len()].copy_from_slice(higher);
+                }
             }
         });
+        for &(copy, original) in delaunay.copies() {
+            let start = offsets[copy as usize] as usize;
+            let original = offsets[original as usize] as usize..offsets[original as usize + 1] as usize;
+            neighbors.copy_within(original, start);
+        }
         Ok(Self { offsets, neighbors })
     }
 
@@ -207,73 +203,6 @@ fn toggled(old: &[u32], toggles: &[(u32, u32)]) -> Vec<u32> {
     }
     new.extend(old);
     new
-}
-
-/// The cells at each vertex, as compressed rows; a part for each thread, which sees all cells and keeps its own.
-struct Stars {
-    part_size: usize,
-    parts: Vec<StarsPart>,
-}
-
-struct StarsPart {
-    starts: Vec<u32>,
-    cells: Vec<u32>,
-    on_hull: Vec<bool>,
-}
-
-impl Stars {
-    fn new(cells: &[[u32; 4]], num_vertices: usize) -> Self {
-        let part_size = num_vertices.div_ceil(rayon::current_num_threads()).max(1);
-        let firsts: Vec<usize> = (0..num_vertices).step_by(part_size).collect();
-        let part = |first: usize| StarsPart::new(cells, first as u32, part_size.min(num_vertices - first));
-        Self { part_size, parts: firsts.into_par_iter().map(part).collect() }
-    }
-
-    #[inline(always)]
-    fn part(&self, vertex: u32) -> (&StarsPart, usize) {
-        (&self.parts[vertex as usize / self.part_size], vertex as usize % self.part_size)
-    }
-
-    /// The triangles that the cells at a vertex have opposite to it are a sphere: T of them have T / 2 + 2 corners,
-    /// of which one may be the infinite one.
-    fn degree(&self, vertex: u32) -> u32 {
-        let (part, at) = self.part(vertex);
-        (part.starts[at + 1] - part.starts[at]) / 2 + 2 - u32::from(part.on_hull[at])
-    }
-
-    fn cells(&self, vertex: u32) -> &[u32] {
-        let (part, at) = self.part(vertex);
-        &part.cells[part.starts[at] as usize..part.starts[at + 1] as usize]
-    }
-}
-
-impl StarsPart {
-    fn new(cells: &[[u32; 4]], first: u32, num_vertices: usize) -> Self {
-        // Counted two places ahead: the filling below moves each start by one place, to where it belongs.
-        let mut starts = vec![0u32; num_vertices + 2];
-        let mut on_hull = vec![false; num_vertices];
-        // Vertices of other parts, the infinite one among them, come out beyond the last.
-        let in_part = |vertex: u32| (vertex.wrapping_sub(first) as usize).min(num_vertices);
-        for vertices in cells.iter().filter(|vertices| **vertices != FREE) {
-            for at in vertices.map(in_part).into_iter().filter(|&at| at < num_vertices) {
-                starts[at + 2] += 1;
-                on_hull[at] |= is_infinite(vertices);
-            }
-        }
-        for i in 2..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        let mut incident = vec![0; starts[num_vertices + 1] as usize];
-        for (cell, vertices) in (0..).zip(cells).filter(|(_, vertices)| **vertices != FREE) {
-            for at in vertices.map(in_part).into_iter().filter(|&at| at < num_vertices) {
-                let next = &mut starts[at + 1];
-                incident[*next as usize] = cell;
-                *next += 1;
-            }
-        }
-        starts.pop();
-        Self { starts, cells: incident, on_hull }
-    }
 }
 
 /// Eight points around the cube of half side `radius` at `center`, for callers to append as their last 8 points.

@@ -16,7 +16,7 @@
 use super::mesh::{FREE, MAX_CELLS, Mesh};
 use super::predicates::Site;
 use super::worker::{BLOCK, End, Everything, Part, Shared, Shop, UNSEEN, Worker};
-use crate::{Error, Result};
+use crate::{Error, Result, pages};
 use rayon::prelude::*;
 use std::sync::atomic::AtomicUsize;
 
@@ -46,7 +46,7 @@ impl<'a> Builder<'a> {
             sites,
             mesh,
             marks: Vec::new(),
-            numbers: vec![0; sites.len() + 1],
+            numbers: pages::zeros(sites.len() + 1),
             next: AtomicUsize::new(num_cells),
             workers: vec![Worker::new(start, free)],
         };
@@ -55,7 +55,10 @@ impl<'a> Builder<'a> {
     }
 
     fn resize(&mut self, num_cells: usize) {
-        self.mesh.reserve(num_cells.saturating_sub(self.mesh.vertices.len()));
+        let more = num_cells.saturating_sub(self.mesh.vertices.len());
+        self.mesh.reserve(more);
+        let more = num_cells - self.marks.len();
+        pages::reserve(&mut self.marks, more);
         self.mesh.vertices.resize(num_cells, FREE);
         self.mesh.links.resize(num_cells, [0; 4]);
         self.marks.resize(num_cells, UNSEEN);

@@ -4,6 +4,7 @@
 //! topology. It is always the last vertex of its cell.
 
 use super::predicates::{Site, in_sphere, orient3d};
+use crate::pages;
 use rayon::prelude::*;
 
 /// The vertex at infinity.
@@ -104,8 +105,8 @@ impl Mesh {
 
     /// Makes room for so many cells more, and no more than that.
     pub fn reserve(&mut self, num_cells: usize) {
-        self.vertices.reserve_exact(num_cells);
-        self.links.reserve_exact(num_cells);
+        pages::reserve(&mut self.vertices, num_cells);
+        pages::reserve(&mut self.links, num_cells);
     }
 
     /// A cell to make something of.
@@ -168,7 +169,7 @@ impl Mesh {
         for i in 2..starts.len() {
             starts[i] += starts[i - 1];
         }
-        let mut order = vec![0u32; starts[num_sites + 1] as usize];
+        let mut order = pages::zeros::<u32>(starts[num_sites + 1] as usize);
         // From here on the keys are the places.
         let mut places = keys;
         for (cell, place) in (0..).zip(&mut places).filter(|(_, key)| **key != INFINITE) {

@@ -36,6 +36,7 @@ mod remove;
 pub mod repair;
 mod scan;
 mod sites;
+mod stars;
 mod worker;
 
 pub use adjacency::{Adjacency, NUM_SENTINELS, sentinels};

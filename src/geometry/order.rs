@@ -40,7 +40,7 @@ pub fn hilbert_order(points: &[[f32; 3]]) -> Vec<u32> {
 /// The position on the Hilbert curve and the index of each of `points`, ascending.
 pub(super) fn hilbert_keys(points: &[[f32; 3]]) -> Vec<(u64, u32)> {
     let grid = LogGrid::new(points);
-    sorted_keys(points, |_, point| grid.curve_position(point))
+    sorted_keys(points, &grid, |_, position| position)
 }
 
 /// A biased randomised insertion order of `points` (`[P, 3]`): entry `k` is the index of the `k`-th point to insert.
@@ -51,8 +51,8 @@ pub fn brio_order(points: &[[f32; 3]]) -> Vec<u32> {
     let grid = LogGrid::new(points);
     let rng = Rng::new(ORDER_SEED, Stream::Geometry, 0);
     let last_round = last_round(points.len());
-    let keys = sorted_keys(points, |index, point| {
-        u64::from(round_of(&rng, index, last_round)) << (3 * AXIS_BITS) | grid.curve_position(point)
+    let keys = sorted_keys(points, &grid, |index, position| {
+        u64::from(round_of(&rng, index, last_round)) << (3 * AXIS_BITS) | position
     });
     keys.into_iter().map(|(_, index)| index).collect()
 }
@@ -84,9 +84,18 @@ fn round_of(rng: &Rng, index: u32, last_round: u32) -> u32 {
     last_round.saturating_sub(earlier)
 }
 
-fn sorted_keys(points: &[[f32; 3]], key: impl Fn(u32, &[f32; 3]) -> u64 + Sync) -> Vec<(u64, u32)> {
-    let mut keyed: Vec<(u64, u32)> =
-        points.par_iter().enumerate().map(|(i, point)| (key(i as u32, point), i as u32)).collect();
+fn sorted_keys(points: &[[f32; 3]], grid: &LogGrid, key: impl Fn(u32, u64) -> u64 + Sync) -> Vec<(u64, u32)> {
+    /// Points a thread takes in one go.
+    const CHUNK: usize = 1 << 12;
+
+    let mut keyed = vec![(0, 0); points.len()];
+    keyed.par_chunks_mut(CHUNK).zip(points.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (keyed, points))| {
+        let mut positions = [0; CHUNK];
+        grid.curve_positions(points, &mut positions);
+        for ((index, position), keyed) in ((chunk * CHUNK) as u32..).zip(positions).zip(keyed) {
+            *keyed = (key(index, position), index);
+        }
+    });
     // The index makes the entries distinct, so that an unstable parallel sort has one result.
     keyed.par_sort_unstable();
     keyed
@@ -121,16 +130,44 @@ impl LogGrid {
         Self { center, inverse_scale, cells_per_octave: f64::from((1u32 << (AXIS_BITS - 1)) - 1) / octaves }
     }
 
-    fn curve_position(&self, point: &[f32; 3]) -> u64 {
+    /// The position of each point on the curve.
+    fn curve_positions(&self, points: &[[f32; 3]], positions: &mut [u64]) {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            #[target_feature(enable = "avx2")]
+            fn with_avx2(grid: &LogGrid, points: &[[f32; 3]], positions: &mut [u64]) {
+                grid.curve_positions_here(points, positions);
+            }
+            // SAFETY: the processor has what the function was compiled for.
+            return unsafe { with_avx2(self, points, positions) };
+        }
+        self.curve_positions_here(points, positions);
+    }
+
+    #[inline(always)]
+    fn curve_positions_here(&self, points: &[[f32; 3]], positions: &mut [u64]) {
+        const LANES: usize = 16;
+
+        for (points, positions) in points.chunks(LANES).zip(positions.chunks_mut(LANES)) {
+            let mut cells = [[0; LANES]; 3];
+            for (k, point) in points.iter().enumerate() {
+                let cell = self.cell(point);
+                (0..3).for_each(|axis| cells[axis][k] = cell[axis]);
+            }
+            positions.copy_from_slice(&hilbert_indices(cells)[..positions.len()]);
+        }
+    }
+
+    #[inline(always)]
+    fn cell(&self, point: &[f32; 3]) -> [u32; 3] {
         const MIDDLE: f64 = (1u32 << (AXIS_BITS - 1)) as f64;
         const LAST: u32 = (1 << AXIS_BITS) - 1;
-        let cell = [0, 1, 2].map(|k| {
+        [0, 1, 2].map(|k| {
             let x = (f64::from(point[k]) - self.center[k]) * self.inverse_scale;
             let octaves = piecewise_log2(1.0 + x.abs()).copysign(x);
             // The cast saturates, and sends NaN to 0.
             ((MIDDLE + octaves * self.cells_per_octave) as u32).min(LAST)
-        });
-        hilbert_index(cell)
+        })
     }
 }
 
@@ -150,31 +187,44 @@ fn median(mut values: Vec<f64>) -> f64 {
     if value.is_finite() { value } else { 0.0 }
 }
 
-/// The position on the Hilbert curve of a grid cell, `3 * AXIS_BITS` bits.
-fn hilbert_index(mut cell: [u32; 3]) -> u64 {
+/// The positions on the Hilbert curve of grid cells, `3 * AXIS_BITS` bits each; cell `k` is `cells[axis][k]`. Several at
+/// once, for the sake of SIMD.
+#[inline(always)]
+fn hilbert_indices<const N: usize>(mut cells: [[u32; N]; 3]) -> [u64; N] {
     // Skilling's "inverse undo": from the coarsest bit down, exchange or invert the finer bits of the axes.
     for bit in (1..AXIS_BITS).rev() {
         let finer = (1u32 << bit) - 1;
         for axis in 0..3 {
-            // All ones where the bit is set: the branch would be a coin toss.
-            let set = ((cell[axis] >> bit) & 1).wrapping_neg();
-            let exchange = (cell[0] ^ cell[axis]) & finer & !set;
-            cell[0] ^= exchange ^ (finer & set);
-            cell[axis] ^= exchange;
+            for k in 0..N {
+                // All ones where the bit is set: the branch would be a coin toss.
+                let set = ((cells[axis][k] >> bit) & 1).wrapping_neg();
+                let exchange = (cells[0][k] ^ cells[axis][k]) & finer & !set;
+                cells[0][k] ^= exchange ^ (finer & set);
+                cells[axis][k] ^= exchange;
+            }
         }
     }
     // Gray encoding.
-    cell[1] ^= cell[0];
-    cell[2] ^= cell[1];
-    let flips = (1..AXIS_BITS).fold(0, |flips, bit| {
-        let set = ((cell[2] >> bit) & 1).wrapping_neg();
-        flips ^ (((1u32 << bit) - 1) & set)
-    });
-    let [x, y, z] = cell.map(|bits| spread(bits ^ flips));
-    x << 2 | y << 1 | z
+    for axis in 1..3 {
+        for k in 0..N {
+            cells[axis][k] ^= cells[axis - 1][k];
+        }
+    }
+    let mut flips = [0; N];
+    for bit in 1..AXIS_BITS {
+        for k in 0..N {
+            let set = ((cells[2][k] >> bit) & 1).wrapping_neg();
+            flips[k] ^= ((1u32 << bit) - 1) & set;
+        }
+    }
+    std::array::from_fn(|k| {
+        let [x, y, z] = [0, 1, 2].map(|axis: usize| spread(cells[axis][k] ^ flips[k]));
+        x << 2 | y << 1 | z
+    })
 }
 
 /// The bits of `x` (at most 21), two zeros before each.
+#[inline(always)]
 fn spread(x: u32) -> u64 {
     let mut x = u64::from(x);
     x = (x | x << 32) & 0x001f_0000_0000_ffff;
@@ -195,7 +245,7 @@ mod tests {
         let side = 8u32;
         let mut cells: Vec<(u64, [u32; 3])> = (0..side.pow(3))
             .map(|i| [i % side, i / side % side, i / side.pow(2)])
-            .map(|cell| (hilbert_index(cell), cell))
+            .map(|cell| (hilbert_indices(cell.map(|x| [x]))[0], cell))
             .collect();
         cells.sort_unstable();
         for pair in cells.windows(2) {

@@ -13,7 +13,6 @@ mod launch;
 #[cfg(feature = "cuda")]
 mod mixed_rays;
 mod order;
-mod pages;
 #[cfg(feature = "cuda")]
 mod patch_rays;
 #[cfg(feature = "cuda")]
@@ -25,12 +24,12 @@ mod transfer;
 mod weighted_draw;
 mod weighted_gather;
 
+pub use crate::pages::move_to_huge_pages;
 pub use adam::{AdamSettings, adam_step};
 pub use device_choice::{DeviceChoice, choose_device};
 #[cfg(feature = "cuda")]
 pub use error_map::{CudaDraws, CudaErrorMap, CudaScatterStats};
 pub use error_map::{ErrorMap, ErrorMapSettings};
-pub use pages::move_to_huge_pages;
 #[cfg(feature = "cuda")]
 pub use pixel_rays::{CudaPixels, PixelRays};
 pub use scatter_ema::{Duplicates, ScatterSettings, ScatterStats, scatter_ema};

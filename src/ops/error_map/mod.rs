@@ -10,9 +10,10 @@ mod update;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::pages::Pages;
+
 use super::{
     batch,
-    pages::Pages,
     scatter_ema::{Duplicates, ScatterStats, check_decay},
     weighted_draw::{
         DrawSettings, Draws, HostDraws, Strata, check_draw,

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::lanes::{MAX_UNIFORM, Rule};
-use crate::ops::{
+use crate::{
+    ops::weighted_draw::cpu::{BLOCK, GROUP, Masses, block_len},
     pages::Pages,
-    weighted_draw::cpu::{BLOCK, GROUP, Masses, block_len},
 };
 
 /// An entry at the cap has this mass: fine enough for errors of a thousandth of the cap (0.02 % off), small enough

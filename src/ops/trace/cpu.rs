@@ -9,7 +9,7 @@
 use super::grad::{GradientRows, HEAD, RayGradient, WORD, backward_ray};
 use super::walk::{GROUP, Rays, Scene, Walker, walk};
 use super::{Real, TraceSettings};
-use crate::ops::pages;
+use crate::pages;
 use rayon::prelude::*;
 
 /// Rays in a tile: many times those that walk at once, since at its end fewer and fewer take turns; few enough that

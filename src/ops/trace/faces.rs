@@ -2,7 +2,7 @@
 
 use super::Real;
 use super::walk::prefetch;
-use crate::ops::pages;
+use crate::pages;
 use rayon::prelude::*;
 
 /// Faces handled together: eight f32 fill an AVX2 register.

@@ -2,7 +2,7 @@
 
 use super::walk::{CACHE_LINE, Scene, Walker, prefetch};
 use super::{Real, TraceSettings};
-use crate::ops::pages::Pages;
+use crate::pages::Pages;
 
 /// Gradient of the loss with respect to the outputs of one ray.
 #[derive(Debug, Clone, Copy)]

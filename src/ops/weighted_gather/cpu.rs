@@ -2,8 +2,8 @@ use candle_core::WithDType;
 use num_traits::{AsPrimitive, Float};
 use rayon::prelude::*;
 
-use crate::ops::{
-    batch::{self, prefetch},
+use crate::{
+    ops::batch::{self, prefetch},
     pages,
 };
 

@@ -79,7 +79,7 @@ impl<T> fmt::Debug for Pages<T> {
     }
 }
 
-/// Moves a large tensor on the CPU to huge pages, where it lies: for tables that [`weighted_gather`](super::weighted_gather)
+/// Moves a large tensor on the CPU to huge pages, where it lies: for tables that [`weighted_gather`](crate::ops::weighted_gather)
 /// reads here and there, step after step. Gives whether the system did it; Linux 6.1 and later can. The values do not
 /// change, and nothing else does but the time that reading takes.
 ///
@@ -110,14 +110,20 @@ pub fn move_to_huge_pages(tensor: &Tensor) -> bool {
 
 /// An empty vector with room for `len` elements, on huge pages where it is large: a step that writes new tensors of tens
 /// of megabytes spends more time on the faults of small pages than on what it writes.
-pub(super) fn with_capacity<T>(len: usize) -> Vec<T> {
+pub(crate) fn with_capacity<T>(len: usize) -> Vec<T> {
     let room = Vec::with_capacity(len);
     advise(&room);
     room
 }
 
+/// Makes room for `more` elements and no more than that, likewise.
+pub(crate) fn reserve<T>(values: &mut Vec<T>, more: usize) {
+    values.reserve_exact(more);
+    advise(values);
+}
+
 /// `len` zeros, likewise, which the system writes where and when they are first touched.
-pub(super) fn zeros<T: Pod>(len: usize) -> Vec<T> {
+pub(crate) fn zeros<T: Pod>(len: usize) -> Vec<T> {
     let zeros = vec![T::zeroed(); len];
     advise(&zeros);
     zeros
